@@ -1,0 +1,144 @@
+"""Every knob, its default, its unit and a line of advice; and the loader.
+
+A config file is a list of plain assignments; `--key=value` on the command line comes after it:
+    python train.py config/quadtree.py --learning_rate=1e-3
+"""
+import ast
+import difflib
+import runpy
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+
+class UserError(ValueError):
+    """Something its reader can mend: shown without a traceback. The text names the value and the cure."""
+
+
+@dataclass
+class Config:
+    # -- the run
+    out_dir: str = ""               # what the run leaves; empty: out/<name of the config file>
+    overwrite: bool = False         # start anew in an out_dir that holds a run
+    resume: bool = False            # go on from out_dir/ckpt.pt, exactly
+    init_from: str = ""             # a checkpoint whose weights to start from; step, optimizer and best score start anew
+    eval_only: bool = False         # no training: solve `test` (or `tasks`) with out_dir/ckpt.pt or init_from
+    seed: int = 1
+
+    # -- data. A source is oned, a JSON file, a directory, arc1:training, arc1:evaluation, arc2:...; join with +, take 100 with #100
+    train: str = "oned"
+    val: str = "oned"               # curves, best.pt, every choice
+    test: str = "oned"              # scored once, at the end; empty: not scored
+    tasks: str = ""                 # a task file of yours to solve: takes the place of `test`
+    demos: int = 3                  # most demonstrations in a document; 0: none (then task_embed must hold the rule)
+    task_embed: bool = False        # learn a vector for each task (the transductive form; on top of demos: both)
+    view_embed: bool = False        # learn a vector for each of the 8 symmetries
+    symmetries: bool = False        # train and vote under the 8 symmetries of the square
+    colors: bool = True             # train and vote under permutations of the colours 1..9
+    max_len: int = 1024             # tokens of a document; demonstrations that do not fit are left out and counted
+    max_answer: int = 128           # tokens kept free for an answer; a longer draft has failed
+    frame: int = 0                  # side of the square of positions, a power of two; 0: the smallest that fits the data
+    fold: str = ""                  # "0/2" holds out half of the demonstration pairs, by hash (for refine.py)
+
+    # -- the generator behind `oned` (data/oned.py)
+    oned_min_width: int = 7         # cells; families that need more get their minimum
+    oned_max_width: int = 16
+    oned_families: str = ""         # "1d_fill,1d_flip"; empty: all 18
+    oned_held_out: str = ""         # families that are never trained on, and alone make up val and test
+    oned_lift: float = 0.2          # share of tasks lifted to 2D
+    oned_eval: int = 25             # tasks a family in val, and as many in test
+
+    # -- the network (model.py)
+    encoding: str = "quadtree"      # a name in encodings/__init__.py
+    n_layer: int = 4
+    n_head: int = 4                 # heads; n_embd / n_head must be divisible by 4 for rotary encodings, by 8 for rope3d
+    n_kv_head: int = 4              # grouped-query attention: n_head / n_kv_head heads share a key and a value
+    n_embd: int = 128               # C, channels
+    n_mlp: int = 256                # hidden width of SwiGLU
+    dropout: float = 0.0            # on the residual branches; worth it only where data repeat
+
+    # -- optimisation
+    optimizer: str = "muon_schedulefree"   # or schedulefree, adamw, muon
+    learning_rate: float = 5e-3     # Muon is scaled to AdamW's update size, so one rate serves both
+    max_steps: int = 2000
+    batch_tokens: int = 4096        # tokens a step, in whole documents
+    micro_tokens: int = 0           # tokens at once; 0: all. When memory runs out it is halved, and a line says so
+    warmup: float = 0.02            # share of the steps
+    decay: float = 0.3              # share of the steps, adamw and muon only: linear to zero
+    weight_decay: float = 0.05      # on matrices
+    embed_decay: float = 0.0        # on embeddings and the encoding's projection
+    beta1: float = 0.9              # AdamW, and the interpolation of schedule-free
+    beta2: float = 0.98
+    grad_clip: float = 1.0          # norm; 0: none
+
+    # -- evaluation
+    eval_every: int = 250           # steps
+    views: int = 4                  # distinct views drafted and voted on a test input
+    draft_batch: int = 128          # documents decoded at once
+
+    # -- the machine
+    device: str = ""                # cuda, mps, cpu; empty: the first of these that works
+    dtype: str = ""                 # autocast: bfloat16 or float32; empty: bfloat16 on CUDA, float32 elsewhere
+    compile: bool = True            # torch.compile, on CUDA only
+    workers: int = -1               # processes that prepare batches; -1: 4 on CUDA, else 0
+    log_every: int = 50             # steps
+    keep_every: int = 0             # steps between snapshots that are kept (for refine.py); 0: none
+
+    def __post_init__(self):
+        if self.tasks:
+            self.test = self.tasks
+        self.device = self.device.lower()
+        for key, least in dict(max_steps=0, batch_tokens=1, demos=0, max_len=8, max_answer=2, n_layer=1, n_head=1, n_kv_head=1,
+                               n_embd=1, n_mlp=1, views=1, draft_batch=1, eval_every=1, log_every=1, oned_eval=1).items():
+            if getattr(self, key) < least:
+                raise UserError(f"{key} = {getattr(self, key)} is too small; the least is {least}")
+        for total, part in (("n_embd", "n_head"), ("n_head", "n_kv_head")):
+            if getattr(self, total) % getattr(self, part):
+                raise UserError(f"{total} = {getattr(self, total)} must be a multiple of {part} = {getattr(self, part)}")
+        if self.demos == 0 and not self.task_embed:
+            raise UserError("demos = 0 and task_embed = False: nothing would tell the rule; set --demos=3 or --task_embed=True")
+        if self.max_len > self.micro_limit():
+            raise UserError(f"a document may have max_len = {self.max_len} tokens, but only {self.micro_limit()} are processed "
+                            "at once: lower --max_len or raise --batch_tokens and --micro_tokens")
+
+    def micro_limit(self):
+        return min(self.micro_tokens or self.batch_tokens, self.batch_tokens)
+
+    def max_docs(self):
+        """Documents of a step, at most: static shapes need a bound, and few have less than 32 tokens."""
+        return max(1, self.batch_tokens // 32)
+
+
+def read_value(key, value, kind, where):
+    """A value as the type of its field; text is read as a Python literal unless the field takes text."""
+    if isinstance(value, str) and kind is not str:
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            pass                                               # stays text, and is refused below with the type it should have
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise UserError(f"{where}: {key} = {value!r} is of type {type(value).__name__}; {key} takes {kind.__name__}")
+    return value
+
+
+def load(argv):
+    """[config file] --key=value ... -> (Config, {key: value} as given). A bare --key means True."""
+    kinds = {field.name: field.type for field in fields(Config)}
+    given, name = {}, "run"
+    for arg in argv:
+        if arg.startswith("--"):
+            key, equals, value = arg[2:].partition("=")
+            found, where = {key.replace("-", "_"): value if equals else "True"}, "command line"
+        elif not Path(arg).is_file():
+            raise UserError(f"{arg}: no such config file; there are {', '.join(sorted(map(str, Path('config').glob('[!_]*.py'))))}")
+        else:
+            found, where, name = runpy.run_path(arg), arg, Path(arg).stem
+            found = {key: value for key, value in found.items() if not key.startswith("_")}
+        for key, value in found.items():
+            if key not in kinds:
+                near = difflib.get_close_matches(key, kinds, 1, 0)[0]
+                raise UserError(f"{where}: there is no knob {key!r}; did you mean {near} ({kinds[near].__name__})?")
+            given[key] = read_value(key, value, kinds[key], where)
+    given.setdefault("out_dir", f"out/{name}")
+    return Config(**given), given

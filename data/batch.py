@@ -1,0 +1,266 @@
+"""Documents and batches: which pairs follow each other, under which view, how they are laid end to end, and which of them
+each training step sees.
+
+Pairs are encoded once (for each symmetry, if views are used). A document is a list of them: demonstrations, then the query
+pair. A pair's tokens and coordinates were traced from the start of a document; as the cursor at the start of slot k is
+(tokens so far, 2 k, 0, 0), placing it there is one addition.
+"""
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from config import UserError
+from data import oned
+from data.arc import SYMMETRIES, VOCAB, color_table, encode_pair, fixed_colors, pair_key, trace, transform
+
+IGNORE = -100                                                  # cross_entropy's label for "no target here"
+DEMO, QUERY = 1, 2                                             # kinds of segments; 0: filler
+
+
+class Pairs:
+    """Encoded pairs, flat. tokens (N,) uint8 and coords (N, 4) int16 of all of them, each under each symmetry; start, length
+    and prompt (P, S): where pair p under symmetry s begins, its tokens, and how many come before the answer."""
+
+    def __init__(self, pairs, symmetries=1):
+        see = lambda grid, s: None if grid is None else transform(grid, s)
+        coded = [encode_pair((see(a, s), see(b, s))) for a, b in pairs for s in range(symmetries)]
+        shape = (len(pairs), symmetries)
+        self.length = np.array([len(tokens) for tokens, _ in coded]).reshape(shape)
+        self.prompt = np.array([prompt for _, prompt in coded]).reshape(shape)
+        self.start = (np.cumsum(self.length) - self.length.ravel()).reshape(shape)
+        self.tokens = torch.from_numpy(np.concatenate([tokens for tokens, _ in coded]))
+        self.coords = torch.from_numpy(trace([tokens for tokens, _ in coded]))
+
+
+class Documents(NamedTuple):
+    """D documents on the host, as S segments: the pieces of `Pairs` they are made of."""
+    segments: np.ndarray           # (S, 7): start, length, document, slot, index of its first token, kind, targets
+    tables: np.ndarray             # (D, 14): the colour permutation
+    labels: np.ndarray             # (D, 2): task row, symmetry
+
+    def lengths(self):
+        return np.bincount(self.segments[:, 2], self.segments[:, 1], len(self.labels)).astype(int)
+
+    def targets(self, kind=None):
+        """Number of target tokens: of all outputs, or of the outputs of one kind."""
+        chosen = self.segments[:, 5] == kind if kind else self.segments[:, 5] > 0
+        return int(self.segments[chosen, 6].sum())
+
+    def take(self, which):
+        """The documents numbered `which`, renumbered."""
+        number = np.full(len(self.labels), -1)
+        number[which] = np.arange(len(which))
+        order = np.concatenate([np.flatnonzero(self.segments[:, 2] == d) for d in which]) if len(which) else []
+        segments = self.segments[order].copy()
+        segments[:, 2] = number[segments[:, 2]]
+        return Documents(segments, self.tables[which], self.labels[which])
+
+
+def documents(pairs, chosen, prompt_only=False):
+    """Documents from a list of (pair numbers with the query last, symmetry, colour table, task row). prompt_only: the query's
+    answer is cut off."""
+    segments = []
+    for d, (numbers, s, _, _) in enumerate(chosen):
+        first = 0
+        for slot, p in enumerate(numbers):
+            query = slot == len(numbers) - 1
+            length = pairs.prompt[p, s] if query and prompt_only else pairs.length[p, s]
+            segments.append((pairs.start[p, s], length, d, slot, first, QUERY if query else DEMO, length - pairs.prompt[p, s]))
+            first += length
+    return Documents(np.array(segments, np.int64).reshape(-1, 7), np.array([table for _, _, table, _ in chosen], np.int64),
+                     np.array([(row, s) for _, s, _, row in chosen], np.int64))
+
+
+def fit_demos(lengths, query, limit):
+    """Which demonstrations stay when a document may have `limit` tokens and the query takes `query` of them: in their order,
+    each that still fits. None where not even the query fits."""
+    if query > limit:
+        return None
+    kept = []
+    for i, length in enumerate(lengths):
+        if query + length <= limit:
+            kept.append(i)
+            query += length
+    return kept
+
+
+def bins(lengths, capacity):
+    """Share documents out among as few micro-batches as a first-fit finds: a list of lists of document numbers."""
+    out, room = [], []
+    for d, length in enumerate(lengths):
+        if length > capacity:
+            raise UserError(f"a document of {length} tokens, and only {capacity} are processed at once: raise --micro_tokens "
+                            "or --batch_tokens, or lower --max_len")
+        spot = next((b for b, left in enumerate(room) if length <= left), None)
+        if spot is None:
+            out.append([])
+            room.append(capacity)
+            spot = -1
+        out[spot].append(d)
+        room[spot] -= length
+    return out
+
+
+class Batch(NamedTuple):
+    """What the network reads, (T,) tokens of documents laid end to end, and what it should answer."""
+    tokens: torch.Tensor
+    coords: torch.Tensor           # (T, 4)
+    docs: torch.Tensor             # (D + 1,) int32: where each document begins, and the end
+    labels: torch.Tensor           # (T, 2): task row, symmetry
+    targets: torch.Tensor          # (T,): the next token where it belongs to an output, else IGNORE
+    query: torch.Tensor            # (T,): 1 where that output is the query's
+
+
+def gather(tokens, coords, docs, device, capacity=0, max_docs=0, max_len=0):
+    """One batch on `device`, where tokens and coords of `Pairs` already are. With a capacity the shapes are static: what is
+    left over is filled with ignored documents of at most max_len tokens, and empty ones up to max_docs."""
+    segments, lengths = docs.segments, docs.lengths()
+    T = int(lengths.sum())
+    if capacity:
+        D, fill = len(lengths), [min(max_len, capacity - a) for a in range(T, capacity, max_len)]
+        lengths = np.concatenate([lengths, fill]).astype(int)
+        segments = np.concatenate([segments] + [[(0, n, D + i, 0, 0, 0, 0)] for i, n in enumerate(fill)])
+        T = capacity
+    ends = np.cumsum(np.concatenate([[0], lengths, np.zeros(max(0, max_docs - len(lengths)), int)]))
+    extra = len(lengths) - len(docs.labels)
+    tables = np.concatenate([docs.tables, np.tile(np.arange(docs.tables.shape[1]), (extra, 1))])
+    labels = np.concatenate([docs.labels, np.zeros((extra, 2), int)])
+
+    def send(array):
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    start, length, doc, slot, first, kind, _ = send(segments.T)
+    tables, labels, ends = send(tables), send(labels), send(ends.astype(np.int32))
+
+    which = torch.repeat_interleave(torch.arange(len(start), device=device), length, output_size=T)      # (T,) segment
+    place = torch.arange(T, device=device) - (length.cumsum(0) - length)[which] + start[which]
+    place = place % len(tokens)                                # filler may be longer than all pairs together
+    doc, kind = doc[which], kind[which]
+    tokens = tables[doc, tokens[place].long()]
+    shift = torch.stack([first, 2 * slot, 0 * slot, 0 * slot], 1)
+    coords = coords[place].long() + shift[which]
+    answer = torch.where(coords[:, 1] % 2 == 1, kind, 0)       # `end` stands in the output plane too
+    targets = torch.full_like(tokens, IGNORE)
+    targets[:-1] = torch.where(answer[1:] > 0, tokens[1:], IGNORE)
+    query = torch.zeros_like(tokens)
+    query[:-1] = answer[1:] == QUERY
+    return Batch(tokens, coords, ends, labels[doc], targets, query)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Training data: what step i sees follows from (seed, i)
+
+def known_pairs(task):
+    return task.train + [(a, b) for a, b in task.test if b is not None]
+
+
+class Generated:
+    """`oned` without end: the tasks of step i are drawn for step i, so nothing is stored and nothing repeats."""
+    store, left_out = None, 0                                  # each step brings its own pairs
+
+    def __init__(self, config, families, banned):
+        self.config, self.families, self.banned = config, families, banned
+
+    def __len__(self):
+        return self.config.max_steps
+
+    def __getitem__(self, step):
+        c, rng, used = self.config, np.random.default_rng([self.config.seed, step]), 0
+        pairs, chosen = [], []
+        for task in oned.stream(f"train/{c.seed}/{step}", self.families, (c.oned_min_width, c.oned_max_width), c.oned_lift,
+                                banned=self.banned, key=pair_key):
+            symmetry = int(rng.integers(SYMMETRIES)) if c.symmetries else 0
+            shown = [tuple(transform(grid, symmetry) for grid in pair) for pair in [*task.train[:c.demos], *task.test[:1]]]
+            length = sum(3 + sum(g.shape[0] * (g.shape[1] + 1) for g in pair) for pair in shown)
+            if length > c.max_len:
+                raise UserError(f"a generated task ({task.id}) has {length} tokens, and a document may have max_len = {c.max_len}; "
+                                "raise --max_len, or lower --oned_max_width")
+            if used + length > c.batch_tokens:
+                break
+            table = color_table(rng) if c.colors else np.arange(VOCAB)
+            chosen.append((range(len(pairs), len(pairs) + len(shown)), 0, table, 0))
+            pairs, used = pairs + shown, used + length
+        coded = Pairs(pairs)
+        return coded.tokens, coded.coords, documents(coded, chosen)
+
+    def stream(self, first, workers):
+        return torch.utils.data.DataLoader(self, batch_size=None, sampler=range(first, len(self)), num_workers=workers,
+                                           collate_fn=as_it_is, persistent_workers=False)
+
+
+def as_it_is(item):
+    return item
+
+
+class FromTasks:
+    """Tasks from files. An epoch shows every task once, all its pairs in random order (or, with demos = 0, every pair once), each
+    document under a random view. Steps are filled from a window of documents: the oldest, while it fits, then the longest that
+    fits. The order follows from the seed alone, so resuming runs through it again without the work."""
+    WINDOW = 64
+
+    def __init__(self, tasks, config, rows):
+        self.config, self.rows, self.tasks, self.left_out = config, rows, tasks, 0
+        pairs, self.numbers = [], []
+        for task in tasks:
+            known = [pair for pair in known_pairs(task) if not held_out(pair, config.fold)]
+            self.numbers.append(list(range(len(pairs), len(pairs) + len(known))))
+            pairs += known
+        if not pairs:
+            raise UserError("no training pair is left" + (f"; fold = {config.fold!r} holds all out" if config.fold else ""))
+        self.store = Pairs(pairs, SYMMETRIES if config.symmetries else 1)
+        longest = self.store.length.max(1)
+        for task, numbers in zip(tasks, self.numbers):
+            for p in numbers:
+                if longest[p] > config.max_len:
+                    raise UserError(f"task {task.id}: one of its pairs has {longest[p]} tokens, and a document may have "
+                                    f"max_len = {config.max_len}; raise --max_len, or leave the task out")
+        self.fixed = [fixed_colors(task, config.demos == 0) for task in tasks]
+
+    def epoch(self, rng):
+        """Documents (length, pair numbers with the query last, symmetry, number of the task)."""
+        c, length = self.config, self.store.length
+        units = [(t, numbers) for t, numbers in enumerate(self.numbers) if numbers] if c.demos else \
+            [(t, [p]) for t, numbers in enumerate(self.numbers) for p in numbers]
+        for u in rng.permutation(len(units)):
+            t, numbers = units[u]
+            s = int(rng.integers(length.shape[1]))
+            order = rng.permutation(numbers)[:c.demos + 1]
+            kept = fit_demos(length[order[:-1], s], length[order[-1], s], c.max_len)
+            self.left_out += len(order) - 1 - len(kept)
+            order = [*order[kept], order[-1]]
+            yield int(length[order, s].sum()), order, s, t
+
+    def stream(self, first, workers):
+        c, rng = self.config, np.random.default_rng(self.config.seed)
+        source, window = (document for _ in iter(int, 1) for document in self.epoch(rng)), []
+        for step in range(c.max_steps):
+            room, batch = c.batch_tokens, []
+            while True:
+                window += [next(source) for _ in range(self.WINDOW - len(window))]
+                fits = [i for i, document in enumerate(window) if document[0] <= room]
+                if not fits or len(batch) == c.max_docs():
+                    break
+                document = window.pop(0 if fits[0] == 0 else max(fits, key=lambda i: window[i][0]))
+                room -= document[0]
+                batch.append(document)
+            if step >= first:
+                yield None, None, documents(self.store, [self.view(step, i, *d) for i, d in enumerate(batch)])
+
+    def view(self, step, i, _, order, symmetry, t):
+        rng = np.random.default_rng([self.config.seed, step, i])
+        table = color_table(rng, self.fixed[t]) if self.config.colors else np.arange(VOCAB)
+        row = self.rows.get(self.tasks[t].id, 0)
+        if self.config.demos and rng.random() < 0.1:
+            row = 0                                            # so that row 0 learns to stand for a task never seen
+        return order, symmetry, table, row
+
+
+def held_out(pair, fold):
+    """fold "i/k": is this pair in part i of k, by its hash?"""
+    if not fold:
+        return False
+    i, _, k = fold.partition("/")
+    if not (i.isdigit() and k.isdigit() and int(i) < int(k)):
+        raise UserError(f"fold = {fold!r}: expected i/k with i < k, such as 0/2")
+    return int.from_bytes(pair_key(*pair), "big") % int(k) == int(i)

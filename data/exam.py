@@ -1,0 +1,55 @@
+"""Queries as documents: under which views each is asked, and which demonstrations fit in front of it."""
+import numpy as np
+
+from data import arc
+from data.batch import Pairs, documents, fit_demos, gather
+
+
+def questions(tasks, n_views, config, seed=0):
+    """(task number, query number, view, symmetry, colour table) of every query under its views. View 0 is the task as it is; the
+    others show different prompts, so a symmetric task has fewer."""
+    asked = []
+    for t, task in enumerate(tasks):
+        rng = np.random.default_rng([seed, t])
+        fixed, views, seen = arc.fixed_colors(task, config.demos == 0), [], set()
+        for attempt in range(8 * n_views):
+            symmetry = attempt % arc.SYMMETRIES if config.symmetries else 0
+            table = arc.color_table(rng, fixed) if config.colors and attempt else np.arange(arc.VOCAB)
+            shown = arc.view_task(task, symmetry, table)
+            prompt = b"".join(f"{g.shape}".encode() + g.tobytes() for pair in shown.train for g in pair)
+            prompt += b"".join(f"{a.shape}".encode() + a.tobytes() for a, _ in shown.test)
+            if prompt not in seen:
+                seen.add(prompt)
+                views.append((symmetry, table))
+            if len(views) == n_views:
+                break
+        asked += [(t, i, v, *view) for i in range(len(task.test)) for v, view in enumerate(views)]
+    return asked
+
+
+class Exam:
+    """Queries as documents. The prompt and the fixed allowance max_answer decide which demonstrations fit, never the answer."""
+
+    def __init__(self, tasks, asked, config, rows, prompt_only, device):
+        self.tasks, self.asked, self.left_out = tasks, asked, 0
+        first, pairs = [], []
+        for task in tasks:
+            first.append(len(pairs))
+            pairs += task.train + [(a, None) if prompt_only else (a, b) for a, b in task.test]
+        self.pairs = Pairs(pairs, arc.SYMMETRIES if config.symmetries else 1)
+        self.where, chosen = [], []                            # the questions that fit, and their documents
+        for q, (t, i, _, s, table) in enumerate(asked):
+            demos = np.arange(first[t], first[t] + len(tasks[t].train))[:config.demos]
+            query = first[t] + len(tasks[t].train) + i
+            answer = self.pairs.length[query, s] - self.pairs.prompt[query, s]
+            kept = fit_demos(self.pairs.length[demos, s], self.pairs.prompt[query, s] + config.max_answer, config.max_len)
+            if kept is None or answer > config.max_answer:
+                continue                                       # a failed draft; it stays in the denominator
+            self.left_out += len(demos) - len(kept)
+            self.where.append(q)
+            chosen.append(([*demos[kept], query], s, table, rows.get(tasks[t].id, 0)))
+        self.docs = documents(self.pairs, chosen, prompt_only)
+        self.tokens, self.coords = self.pairs.tokens.to(device), self.pairs.coords.to(device)
+
+    def batch(self, which, device):
+        return gather(self.tokens, self.coords, self.docs.take(which), device)

@@ -1,0 +1,88 @@
+"""Drafts -> votes -> score -> submission.json.
+
+A test input is drafted once under each view; drafts are turned back and vote. Score: the share of a task's test inputs
+answered exactly by one of k attempts (partial credit), averaged over tasks: pass@k.
+"""
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from data.arc import decode_grid, untransform
+
+
+class Draft(NamedTuple):
+    task: str
+    test: int                      # number of the test input
+    view: int                      # 0 is the task as it is
+    grid: object                   # (H, W) in the task's own orientation and colours; None: failed
+    logp: float                    # mean log-probability of its tokens
+
+
+def as_draft(task, test, view, symmetry, table, answer):
+    """An Answer of model.generate, turned back from its view."""
+    grid = decode_grid(answer.tokens) if answer is not None and len(answer.tokens) else None
+    if grid is not None:
+        grid = untransform(np.argsort(table)[grid].astype(np.uint8), symmetry)
+    return Draft(task, test, view, grid, float(np.mean(answer.logps)) if answer is not None else -np.inf)
+
+
+def vote(drafts):
+    """Different grids, best first: by the number of views that drafted it, then the mean log-probability of those drafts,
+    then the earliest view. Drafts that are no grid do not vote."""
+    votes = defaultdict(list)
+    for draft in drafts:
+        if draft.grid is not None:
+            votes[draft.grid.shape, draft.grid.tobytes()].append(draft)
+    ranked = sorted(votes.values(), key=lambda v: (-len(v), -np.mean([d.logp for d in v]), min(d.view for d in v)))
+    return [group[0].grid for group in ranked]
+
+
+def same(grid, answer):
+    return grid is not None and grid.shape == answer.shape and bool((grid == answer).all())
+
+
+def score(tasks, drafts):
+    """-> (metrics, {(task id, test number): grids as voted}). Metrics are over the test inputs whose answer is known, each task
+    counting once: pass@1 of the plain view, pass@1 and pass@2 voted, the oracle (some view drafted it), cell accuracy of the
+    plain view (0 where the shape is wrong), share of drafts that are no grid; n counts tasks."""
+    by_input, results = defaultdict(list), defaultdict(list)
+    for draft in drafts:
+        by_input[draft.task, draft.test].append(draft)
+    attempts = {key: vote(group) for key, group in by_input.items()}
+    for task in tasks:
+        rows = []
+        for i, (_, answer) in enumerate(task.test):
+            if answer is None:
+                continue
+            group, ranked = by_input[task.id, i], attempts.get((task.id, i), [])
+            plain = next((d.grid for d in group if d.view == 0), None)
+            rows.append((same(plain, answer), any(same(g, answer) for g in ranked[:1]), any(same(g, answer) for g in ranked[:2]),
+                         any(same(g, answer) for g in ranked),
+                         float((plain == answer).mean()) if plain is not None and plain.shape == answer.shape else 0.0))
+        if rows:
+            for name, value in zip(("pass1_single", "pass1", "pass2", "oracle", "cells"), np.mean(rows, axis=0)):
+                results[name].append(float(value))
+    metrics = {name: float(np.mean(values)) for name, values in results.items()}
+    metrics["failed_drafts"] = float(np.mean([d.grid is None for d in drafts])) if drafts else 0.0
+    return {**metrics, "n": len(results["pass1"])}, attempts
+
+
+def submission(tasks, attempts):
+    """Kaggle's form: {task: [{"attempt_1": grid, "attempt_2": grid} for each test input]}. An attempt that is missing repeats the
+    first, or is [[0]]."""
+    out = {}
+    for task in tasks:
+        out[task.id] = []
+        for i in range(len(task.test)):
+            found = [grid.tolist() for grid in attempts.get((task.id, i), [])[:2]] or [[[0]]]
+            out[task.id].append({"attempt_1": found[0], "attempt_2": found[-1]})
+    return out
+
+
+def write_json(path, what):
+    temporary = Path(f"{path}.tmp")
+    temporary.write_text(json.dumps(what))
+    temporary.replace(path)

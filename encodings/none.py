@@ -1,0 +1,6 @@
+"""No position at all: the control. What is left is what causal attention and the `row` tokens tell."""
+from .base import Encoding
+
+
+class NoEncoding(Encoding):
+    pass

@@ -1,0 +1,295 @@
+"""The network: a Llama-style transformer over ARC documents. Read it top to bottom.
+
+B documents decoded at once, D documents, T tokens of all documents laid end to end, C channels, V vocabulary (14),
+nh heads, n_kv heads of keys and values, hs head size. H, W are always the rows and columns of a grid.
+"""
+import inspect
+import pickle
+import sys
+import types
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from config import UserError
+from data.arc import END, KEEP, ROW, START, STEP, VOCAB, advance
+
+# The folder encodings/ goes by the name `positions` in imports: Python has a package `encodings` of its own (its codecs),
+# which is loaded before any program starts.
+sys.modules["positions"] = types.ModuleType("positions")
+sys.modules["positions"].__path__ = [str(Path(__file__).with_name("encodings"))]
+from positions.index import build                              # noqa: E402
+
+try:                                                           # flash attention over documents of any length; torch >= 2.10
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:
+    varlen_attn = None
+VARLEN_GQA = varlen_attn is not None and "enable_gqa" in inspect.signature(varlen_attn).parameters      # torch >= 2.12
+
+
+@dataclass
+class Shape:
+    """All that decides the network's parameters; stored in a checkpoint."""
+    encoding: str
+    n_layer: int
+    n_head: int
+    n_kv_head: int
+    n_embd: int
+    n_mlp: int
+    dropout: float
+    frame: int                                                 # rows and columns are 0 .. frame - 1
+    max_len: int                                               # tokens of a document
+    n_slots: int                                               # pairs of a document
+    n_tasks: int = 0                                           # rows of the task embedding; 0: none
+    n_views: int = 0                                           # rows of the view embedding; 0: none
+
+
+class Batch(NamedTuple):
+    """Documents laid end to end. What is known of the batch and the same in every layer."""
+    docs: object                                               # (D + 1,) where each begins; a list where attention loops
+    rotary: object                                             # None, or cosines and sines (T, nh or 1, hs / 2)
+    max_len: int                                               # no document is longer
+    causal: bool
+    cache: object = None                                       # Cache, and each token's place in it:
+    doc: object = None                                         # (T,) its document
+    index: object = None                                       # (T,) its index there
+
+
+class Cache:
+    """Keys and values of B documents of up to `length` tokens. Each document appends at its own index."""
+
+    def __init__(self, B, length):
+        self.B, self.length, self.layers = B, length, {}
+        self.span = length                                     # tokens of the longest document, as far as the host knows
+
+    def write(self, layer, doc, index, k, v):
+        if layer not in self.layers:
+            self.layers[layer] = k.new_zeros(2, self.B, self.length, *k.shape[1:])
+        self.layers[layer][0, doc, index] = k
+        self.layers[layer][1, doc, index] = v
+
+    def read(self, layer):
+        return self.layers[layer][:, :, :self.span]            # 2 x (B, span, n_kv, hs)
+
+    def keep(self, rows):
+        self.layers = {layer: kv[:, rows] for layer, kv in self.layers.items()}
+
+
+def apply_rotary(x, rotary):
+    """Turn the pairs (i, i + hs / 2) of each head. x (T, nh, hs); cosines and sines (T, nh or 1, hs / 2)."""
+    cos, sin = rotary
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).to(x.dtype)
+
+
+def has_varlen(device, dtype):
+    return varlen_attn is not None and device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
+
+
+def attend(q, k, v, batch, layer):
+    """Attention of each token over its own document. q (T, nh, hs), k and v (T, n_kv, hs) -> (T, nh, hs)."""
+    if batch.cache is not None:
+        batch.cache.write(layer, batch.doc, batch.index, k, v)
+        if len(q) == batch.cache.B:                            # a decode step: one token a document, against the cache
+            k, v = batch.cache.read(layer).transpose(2, 3)     # (B, n_kv, span, hs)
+            seen = torch.arange(k.shape[2], device=q.device) <= batch.index[:, None]
+            return F.scaled_dot_product_attention(q[:, :, None], k, v, seen[:, None, None], enable_gqa=True)[:, :, 0]
+    if has_varlen(q.device, q.dtype):
+        gqa = q.shape[1] != k.shape[1]
+        if gqa and not VARLEN_GQA:
+            k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+        return varlen_attn(q, k, v, batch.docs, batch.docs, batch.max_len, batch.max_len,
+                           window_size=(-1, 0) if batch.causal else (-1, -1), **({"enable_gqa": gqa} if VARLEN_GQA else {}))
+    lengths = [b - a for a, b in zip(batch.docs, batch.docs[1:])]      # no mask, no padding: a loop over documents
+    parts = zip(*(x.transpose(0, 1)[None].split(lengths, dim=2) for x in (q, k, v)))           # (1, heads, length, hs) each
+    out = [F.scaled_dot_product_attention(*qkv, is_causal=batch.causal, enable_gqa=True) for qkv in parts]
+    return torch.cat(out, dim=2)[0].transpose(0, 1)            # (T, nh, hs)
+
+
+class Attention(nn.Module):
+    def __init__(self, shape, layer):
+        super().__init__()
+        self.layer, self.hs = layer, shape.n_embd // shape.n_head
+        self.wq = nn.Linear(shape.n_embd, shape.n_head * self.hs, bias=False)
+        self.wk = nn.Linear(shape.n_embd, shape.n_kv_head * self.hs, bias=False)
+        self.wv = nn.Linear(shape.n_embd, shape.n_kv_head * self.hs, bias=False)
+        self.wo = nn.Linear(shape.n_head * self.hs, shape.n_embd, bias=False)
+        self.wo.into_residual = True
+
+    def forward(self, x, batch):
+        q, k, v = (w(x).unflatten(-1, (-1, self.hs)) for w in (self.wq, self.wk, self.wv))     # (T, heads, hs)
+        if batch.rotary is not None:
+            q, k = apply_rotary(q, batch.rotary), apply_rotary(k, batch.rotary)
+        return self.wo(attend(q, k, v, batch, self.layer).flatten(-2))
+
+
+class MLP(nn.Module):
+    """SwiGLU (arXiv 2002.05202)."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.gate = nn.Linear(shape.n_embd, shape.n_mlp, bias=False)
+        self.up = nn.Linear(shape.n_embd, shape.n_mlp, bias=False)
+        self.down = nn.Linear(shape.n_mlp, shape.n_embd, bias=False)
+        self.down.into_residual = True
+
+    def forward(self, x):
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class Block(nn.Module):
+    def __init__(self, shape, layer):
+        super().__init__()
+        self.norm1, self.attention = nn.RMSNorm(shape.n_embd), Attention(shape, layer)
+        self.norm2, self.mlp = nn.RMSNorm(shape.n_embd), MLP(shape)
+        self.dropout = nn.Dropout(shape.dropout)
+
+    def forward(self, x, batch):
+        x = x + self.dropout(self.attention(self.norm1(x), batch))
+        return x + self.dropout(self.mlp(self.norm2(x)))
+
+
+class GPT(nn.Module):
+    def __init__(self, shape):
+        super().__init__()
+        self.shape = shape
+        self.token = nn.Embedding(VOCAB, shape.n_embd)
+        self.plane = nn.Embedding(2 * shape.n_slots, shape.n_embd)     # which pair, input or output: the same for all encodings
+        self.encoding = build(shape)
+        self.task = nn.Embedding(shape.n_tasks, shape.n_embd) if shape.n_tasks else None
+        self.view = nn.Embedding(shape.n_views, shape.n_embd) if shape.n_views else None
+        self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.n_layer))
+        self.norm = nn.RMSNorm(shape.n_embd)
+        self.head = nn.Linear(shape.n_embd, VOCAB, bias=False)
+        self.apply(self.init)
+        nn.init.normal_(self.head.weight, std=0.02)            # small logits: the first loss is close to ln 14 = 2.64
+
+    def init(self, module):
+        """Matrices keep the size of what they read; those that write into the residual stream are smaller, so that
+        n_layer blocks of two writes add up to about one (GPT-2). Embeddings start at size 1, as RMSNorm makes them anyway."""
+        if isinstance(module, nn.Linear):
+            std = module.in_features ** -0.5
+            if getattr(module, "into_residual", False):
+                std /= (2 * self.shape.n_layer) ** 0.5
+            nn.init.normal_(module.weight, std=std)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=0.5)
+
+    def forward(self, tokens, coords, docs, labels=None, cache=None, causal=True):
+        """-> logits (T, V). tokens (T,), coords (T, 4), docs (D + 1,) the offset at which each document begins and the last
+        one's end, labels (T, 2): task row and view, used where the network has such embeddings. With a cache: a first call
+        with the documents' beginnings, then one token for each document a call."""
+        doc = None
+        if cache is not None:
+            doc = torch.repeat_interleave(torch.arange(cache.B, device=tokens.device), docs.diff(), output_size=len(tokens))
+        x = self.token(tokens) + self.plane(coords[:, 1]) + self.encoding(coords)              # (T, C)
+        if self.task is not None:
+            x = x + self.task(labels[:, 0])
+        if self.view is not None:
+            x = x + self.view(labels[:, 1])
+        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        angles = self.encoding.angles(coords)
+        rotary = None if angles is None else (angles.cos(), angles.sin())
+        if not has_varlen(x.device, dtype):
+            docs = docs.tolist()
+        batch = Batch(docs, rotary, self.shape.max_len, causal, cache, doc, coords[:, 0])
+        for block in self.blocks:
+            x = block(x, batch)
+        return self.head(self.norm(x))
+
+    def counts(self):
+        """Parameters: (of the network, of embedding tables)."""
+        tables = sum(m.weight.numel() for m in self.modules() if isinstance(m, nn.Embedding))
+        return sum(p.numel() for p in self.parameters()) - tables, tables
+
+
+class Answer(NamedTuple):
+    tokens: object                                             # numpy (n,), without the final `end`
+    logps: object                                              # numpy (n + 1,): log-probability of each, and of `end`
+
+
+@torch.no_grad()
+def generate(model, tokens, coords, docs, labels, max_new, temperature=0.0, rng=None):
+    """Continue each document to its `end`: a list of D Answers, None where max_new tokens did not suffice or the grid left
+    the frame. Greedy at temperature 0, over all 14 tokens: nothing forces an answer to be a grid."""
+    device, B, last = tokens.device, len(docs) - 1, docs[1:].long() - 1
+    keep, step = torch.from_numpy(KEEP).to(device, torch.long), torch.from_numpy(STEP).to(device, torch.long)
+    answers = torch.full((B, max_new), END, device=device)
+    logps = torch.zeros(B, max_new, device=device)
+    finished = torch.zeros(B, dtype=torch.bool, device=device)
+    rows, alive = torch.arange(B, device=device), torch.ones(B, dtype=torch.bool, device=device)
+    longest = int(docs.diff().max())
+    cache = Cache(B, longest + max_new)
+    logits = model(tokens, coords, docs, labels, cache)[last]
+    cursor = advance(coords[last], tokens[last], keep, step)
+    labels = labels[last]
+    for i in range(max_new):
+        logp = logits.float().log_softmax(-1)                                                  # (B, V)
+        token = logp.argmax(-1) if temperature == 0 else \
+            torch.multinomial((logp / temperature).softmax(-1), 1, generator=rng)[:, 0]
+        answers[rows, i] = torch.where(alive, token, END)
+        logps[rows, i] = torch.where(alive, logp.gather(1, token[:, None])[:, 0], 0)
+        finished[rows] |= alive & (token == END)
+        ahead = advance(cursor, token, keep, step)
+        alive = alive & ((token < START) | (token == ROW)) & (ahead[:, 2:] < model.shape.frame).all(-1)
+        if i % 8 == 7 and device.type != "mps" or i % 32 == 31:        # not every step: the host has to wait for this
+            left = int(alive.sum())
+            if left == 0:
+                break
+            if left <= 0.7 * len(rows):                                # go on with those that are not finished
+                rows, cursor, ahead, token, labels = (x[alive] for x in (rows, cursor, ahead, token, labels))
+                cache.keep(alive)
+                alive = alive[alive]
+                cache.B = left
+        cache.span = longest + i + 1
+        logits = model(token, cursor, torch.arange(len(rows) + 1, device=device, dtype=docs.dtype), labels, cache)
+        cursor = torch.where(alive[:, None], ahead, cursor)            # a finished one stays where it is
+    answers, logps, finished = answers.cpu().numpy(), logps.cpu().numpy(), finished.tolist()
+    ends = (answers == END).argmax(1)
+    return [Answer(a[:n], p[:n + 1]) if ok else None for a, p, n, ok in zip(answers, logps, ends, finished)]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Checkpoints: one dict of tensors, numbers, strings and plain containers
+
+KIND = "nanoarc checkpoint 1"
+
+
+def save_checkpoint(path, model, **rest):
+    """Write to a temporary file, then rename: a reader finds the old file or the new one, never half a file."""
+    temporary = Path(f"{path}.tmp")
+    torch.save({"kind": KIND, "shape": asdict(model.shape), "model": model.state_dict(), **rest}, temporary)
+    temporary.replace(path)
+
+
+def load_checkpoint(path):
+    """The dict of a checkpoint, on the CPU. Nothing in the file is executed (weights_only)."""
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such checkpoint; train first, or name one with --init_from=")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path}: not a readable checkpoint, perhaps cut short ({str(error).splitlines()[0][:120]})") from None
+    if not isinstance(found, dict) or found.get("kind") != KIND:
+        raise UserError(f"{path}: a file of another program, or of another version: its kind is not {KIND!r}")
+    return found
+
+
+def check_shape(found, shape, path):
+    """UserError naming every knob in which a checkpoint's network differs from the one that was asked for."""
+    differ = [f"{f.name} is {found['shape'].get(f.name)!r} there and {getattr(shape, f.name)!r} here"
+              for f in fields(Shape) if found["shape"].get(f.name) != getattr(shape, f.name) and f.name != "dropout"]
+    if differ:
+        raise UserError(f"{path}: another network: {'; '.join(differ)}")
+
+
+def from_checkpoint(path, device="cpu"):
+    """-> (GPT with the averaged weights, in eval mode; the checkpoint's dict)."""
+    found = load_checkpoint(path)
+    model = GPT(Shape(**found["shape"]))
+    model.load_state_dict(found["model"])
+    return model.to(device).eval(), found

@@ -1,0 +1,592 @@
+"""Train on ARC tasks, draft answers, vote, score: the whole pipeline.
+
+    python train.py config/quadtree.py                               # no download, no GPU needed
+    python train.py config/quadtree.py --learning_rate=1e-3          # any knob of config/__init__.py
+    python train.py config/quadtree.py --eval_only --tasks=FILE      # solve a task file of yours -> submission.json
+"""
+import contextlib
+import json
+import math
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from schedulefree import AdamWScheduleFree, ScheduleFreeWrapper
+
+import config as knobs
+from config import UserError
+from data import arc, oned, show
+from data.batch import IGNORE, QUERY, FromTasks, Generated, bins, gather, known_pairs
+from data.exam import Exam, questions
+from data.score import as_draft, score, submission, write_json
+from model import GPT, Shape, check_shape, from_checkpoint, generate, load_checkpoint, save_checkpoint
+
+# --------------------------------------------------------------------------------------------------------------------
+# The machine
+
+def pick_device(config):
+    """-> (device, why)."""
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if config.device and not found.get(config.device):
+        raise UserError(f"device {config.device!r} is not here; there is {', '.join(name for name in found if found[name])}")
+    name = config.device or next(name for name in found if found[name])
+    why = {"cuda": torch.cuda.get_device_name() if found["cuda"] else "", "mps": "Apple GPU; this code was never run on one",
+           "cpu": f"{torch.get_num_threads()} threads" + ("" if found["cuda"] or found["mps"] else "; no CUDA and no MPS device here")}
+    return torch.device(name), why[name] + ("" if not config.device else "; as asked")
+
+
+def autocast(config, device):
+    dtype = config.dtype or ("bfloat16" if device.type == "cuda" else "float32")
+    if dtype not in ("bfloat16", "float32"):
+        raise UserError(f"dtype {dtype!r}: there are bfloat16 and float32")
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+
+
+def out_of_memory(error):
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Optimizers
+
+def schedulefree_adamw(groups, c):
+    return AdamWScheduleFree(groups, betas=(c.beta1, c.beta2))
+
+
+def adamw(groups, c):
+    return torch.optim.AdamW(groups, betas=(c.beta1, c.beta2))
+
+
+def muon(params, c):
+    return torch.optim.Muon(params, weight_decay=c.weight_decay, adjust_lr_fn="match_rms_adamw")
+
+
+def schedulefree_muon(params, c):
+    return ScheduleFreeWrapper(torch.optim.Muon(params, weight_decay=0, adjust_lr_fn="match_rms_adamw"),
+                               weight_decay_at_y=c.weight_decay, momentum=c.beta1)
+
+
+OPTIMIZERS = {                     # name: (for the matrices of the blocks, or None; for the rest; does the rate fall at the end?)
+    "schedulefree": (None, schedulefree_adamw, False),         # arXiv 2405.15682
+    "muon_schedulefree": (schedulefree_muon, schedulefree_adamw, False),
+    "adamw": (None, adamw, True),
+    "muon": (muon, adamw, True),                               # kellerjordan.github.io/posts/muon
+}
+
+
+class Optimizer:
+    """One or two torch optimizers as one. Every parameter is in exactly one of their groups."""
+
+    def __init__(self, model, config):
+        if config.optimizer not in OPTIMIZERS:
+            raise UserError(f"no optimizer {config.optimizer!r}; there are {', '.join(OPTIMIZERS)}")
+        for_matrices, for_rest, self.falls = OPTIMIZERS[config.optimizer]
+        matrices, head, norms, tables = [], [], [], []
+        for name, p in model.named_parameters():
+            kind = matrices if name.startswith("blocks.") and p.ndim == 2 else head if name.startswith("head.") else \
+                norms if p.ndim == 1 else tables
+            kind.append(p)
+        groups = [dict(params=matrices if for_matrices is None else [], weight_decay=config.weight_decay),
+                  dict(params=head, weight_decay=config.weight_decay), dict(params=norms, weight_decay=0.0),
+                  dict(params=tables, weight_decay=config.embed_decay)]
+        self.parts = [for_rest([group for group in groups if group["params"]], config)]
+        if for_matrices is not None:
+            self.parts.append(for_matrices(matrices, config))
+        seen = [id(p) for part in self.parts for group in part.param_groups for p in group["params"]]
+        assert sorted(seen) == sorted(id(p) for p in model.parameters()), "a parameter is in no group, or in two"
+        self.set_train_mode()
+
+    def set_train_mode(self):
+        """Say that the weights are those to train, without touching them (train() would compute them anew, and round)."""
+        for part in self.parts:
+            if isinstance(part, ScheduleFreeWrapper):
+                part.train_mode = True
+            for group in part.param_groups:
+                if "train_mode" in group:
+                    group["train_mode"] = True
+
+    def step(self, lr):
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = lr
+            part.step()
+        self.zero_grad()
+
+    def zero_grad(self):
+        for part in self.parts:
+            part.zero_grad(set_to_none=True)
+
+    def state_dict(self):
+        return [part.state_dict() for part in self.parts]
+
+    def load_state_dict(self, states):
+        for part, state in zip(self.parts, states):
+            part.load_state_dict(state)
+        self.set_train_mode()
+
+
+@contextlib.contextmanager
+def averaged(model, optimizer):
+    """Inside, the model holds the averaged weights (schedule-free evaluates those) and is in eval mode; afterwards the training
+    weights are back bit for bit: switching by arithmetic, there and back, would change them."""
+    kept = [p.detach().clone() for p in model.parameters()]
+    model.eval()
+    for part in optimizer.parts:
+        if hasattr(part, "eval"):
+            part.eval()
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for p, old in zip(model.parameters(), kept):
+                p.copy_(old)
+        optimizer.set_train_mode()
+        model.train()
+
+
+def learning_rate(config, optimizer, step):
+    """Linear warm-up; then flat for schedule-free, which averages instead; the others fall linearly at the end."""
+    scale = min(1.0, (step + 1) / max(1, config.warmup * config.max_steps))
+    if optimizer.falls:
+        scale = min(scale, (config.max_steps - step) / max(1, config.decay * config.max_steps))
+    return config.learning_rate * scale
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Tasks
+
+def load_data(config):
+    """-> dict: train (tasks, or None for the generator), val, test, families, and the lines to print."""
+    c, say = config, []
+    split = lambda names: [name.strip() for name in names.split(",") if name.strip()]
+    out = split(c.oned_held_out)
+    families = [f for f in split(c.oned_families) or list(oned.FAMILIES) if f not in out]
+    for name in families + out:
+        oned.check_family(name)
+
+    def load(sources, seed, families):
+        draw = lambda count: oned.draw_tasks(seed, count or c.oned_eval * len(families), families,
+                                             (c.oned_min_width, c.oned_max_width), c.oned_lift)
+        return arc.load(sources, draw)
+    val, test = (load(source, name, out or families) if source else [] for name, source in (("val", c.val), ("test", c.test)))
+    protected = val + test
+    if c.train == "oned":
+        train = None
+        if c.task_embed:
+            raise UserError("train = 'oned' never ends, so there is no table of its tasks: set --task_embed=False, or give "
+                            "it a number, as --train=oned#2000")
+        say.append(f"train: oned, {len(families)} families, widths {c.oned_min_width}..{c.oned_max_width}, {c.oned_lift:.0%} "
+                   "lifted to 2D; tasks that hold a pair of val or test are rejected")
+    else:
+        train, dropped, merged = arc.guard(load(c.train, f"train/{c.seed}", families), protected)
+        say.append(f"train: {len(train)} tasks from {c.train}; leak guard: {len(dropped)} dropped, {merged} merged into a twin"
+                   + (f"; dropped: {' '.join(dropped[:8])}{' ...' if len(dropped) > 8 else ''}" if dropped else ""))
+        if c.task_embed:
+            ids = set()
+            train += [t._replace(test=[]) for t in protected if not (t.id in ids or ids.add(t.id))]
+            say.append(f"       and the demonstrations of the {len(ids)} tasks of val and test: their rules live in the weights")
+        if not train:
+            raise UserError(f"train = {c.train!r}: no task is left to train on")
+    if not c.task_embed:
+        for task in (train or []) + protected:
+            if not task.train:
+                raise UserError(f"task {task.id}: no demonstrations, and without task_embed nothing else tells its rule")
+    for name, tasks in (("val", val), ("test", test)):
+        if tasks:
+            answers = sum(b is not None for t in tasks for _, b in t.test)
+            say.append(f"{name + ':':6s} {len(tasks)} tasks, {sum(len(t.test) for t in tasks)} queries, {answers} with known answers")
+    return dict(train=train, val=val, test=test, families=families, say=say,
+                dropped=dropped if train is not None else [])
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Evaluation
+
+@torch.no_grad()
+def teacher_forced(model, exam, config, device):
+    """The known answer is fed in, and each next token asked for. Greedy decoding gives the same grid if and only if every argmax
+    is right, so `exact` needs no decoding. -> dict of arrays over exam.asked: exact, nll, n, cells, right."""
+    out = {name: np.zeros(len(exam.asked)) for name in ("exact", "nll", "n", "cells", "right")}
+    for which in bins(exam.docs.lengths(), max(config.micro_limit(), config.max_len)) if exam.where else []:
+        batch = exam.batch(which, device)
+        with autocast(config, device):
+            logits = model(batch.tokens, batch.coords, batch.docs, batch.labels).float()
+        doc = torch.repeat_interleave(torch.arange(len(which), device=device), batch.docs.diff())
+        asked = batch.query.bool()
+        hit = (logits.argmax(-1) == batch.targets) & asked
+        cell = asked & (batch.targets < arc.COLORS)
+        nll = F.cross_entropy(logits, batch.targets, ignore_index=IGNORE, reduction="none") * asked
+        sums = torch.zeros(5, len(which), device=device)
+        for row, values in zip(sums, (asked, hit, nll, cell, hit & cell)):
+            row.index_add_(0, doc, values.float())
+        n, hits, nll, cells, right = sums.cpu().numpy()
+        places = np.array(exam.where)[which]
+        for name, values in dict(exact=hits == n, nll=nll, n=n, cells=cells, right=right).items():
+            out[name][places] = values
+    return out
+
+
+def validate(model, exam, config, device):
+    """-> metrics of the queries' outputs: loss (nats a token), cells, exact, and exact by family."""
+    got = teacher_forced(model, exam, config, device)
+    families = defaultdict(list)
+    for (t, *_), exact in zip(exam.asked, got["exact"]):
+        families[exam.tasks[t].id.partition("/")[0] if "/" in exam.tasks[t].id else "all"].append(exact)
+    return {"loss": got["nll"].sum() / max(1, got["n"].sum()), "cells": got["right"].sum() / max(1, got["cells"].sum()),
+            "exact": got["exact"].mean(), "n": len(exam.asked), **by_dimension(families)}
+
+
+def by_dimension(families):
+    """{family: scores} -> its means, and the means of the 1D and the 2D tasks apart, where names tell them."""
+    out = {"families": {name: float(np.mean(values)) for name, values in sorted(families.items())}}
+    for kind in ("1d", "2d"):
+        values = [x for name, scores in families.items() if name.startswith(kind) for x in scores]
+        if values:
+            out[f"exact_{kind}"] = float(np.mean(values))
+    return out
+
+
+def draft(model, tasks, config, rows, device, say=print):
+    """Drafts of every query under its views, short prompts first, so that documents of a batch end at about the same time."""
+    asked = questions(tasks, config.views, config)
+    exam = Exam(tasks, asked, config, rows, True, device)
+    answers = {}
+    order, begun = np.argsort(exam.docs.lengths(), kind="stable"), time.time()
+    for a in range(0, len(order), config.draft_batch):
+        which = order[a:a + config.draft_batch]
+        batch = exam.batch(which, device)
+        with autocast(config, device):
+            found = generate(model, batch.tokens, batch.coords, batch.docs, batch.labels, config.max_answer)
+        answers.update(zip((exam.where[d] for d in which), found))
+        if time.time() - begun > 10:
+            say(f"  drafts {a + len(which)}/{len(order)}")
+            begun = time.time()
+    return [as_draft(tasks[t].id, i, v, s, table, answers.get(q)) for q, (t, i, v, s, table) in enumerate(asked)], exam.left_out
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The run
+
+class Log:
+    """Lines for people to the screen and log.txt, lines for programs to metrics.jsonl."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+
+    def __call__(self, text):
+        print(text, flush=True)
+        with open(self.folder / "log.txt", "a") as file:
+            file.write(text + "\n")
+
+    def record(self, **values):
+        with open(self.folder / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def count(self, kind):
+        path = self.folder / "metrics.jsonl"
+        return sum(json.loads(line)["kind"] == kind for line in path.open()) if path.exists() else 0
+
+
+def prepare_folder(config):
+    folder = Path(config.out_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".write").touch()
+        (folder / ".write").unlink()
+    except OSError as error:
+        raise UserError(f"out_dir {folder}: cannot be written ({error.strerror}); name another with --out_dir=") from None
+    if config.resume or config.eval_only:
+        return
+    old = [folder / name for name in ("ckpt.pt", "best.pt", "log.txt", "metrics.jsonl", "submission.json") if (folder / name).exists()]
+    old += folder.glob("step_*.pt")
+    if old and not config.overwrite:
+        raise UserError(f"out_dir {folder} already holds a run: go on with --resume, replace it with --overwrite, or name another "
+                        "with --out_dir=")
+    for path in old:
+        path.unlink()
+
+
+def versions():
+    try:
+        commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True,
+                                cwd=Path(__file__).parent).stdout.strip()
+    except OSError:
+        commit = ""
+    import schedulefree
+    return dict(python=platform.python_version(), torch=torch.__version__, numpy=np.__version__, commit=commit or "unknown",
+                schedulefree=getattr(schedulefree, "__version__", "unknown"))
+
+
+def shape_for(config, frame, n_tasks):
+    return Shape(config.encoding, config.n_layer, config.n_head, config.n_kv_head, config.n_embd, config.n_mlp, config.dropout, frame,
+                 config.max_len, config.demos + 1, n_tasks, arc.SYMMETRIES if config.view_embed else 0)
+
+
+def backward(config, model, data, item, micro, device, static):
+    """Forward and backward of one step's documents, in micro-batches. The loss is the sum over targets divided by the targets of
+    the whole step, so the split changes nothing. -> (mean loss over all outputs, over the queries' outputs), on the device."""
+    tokens, coords, docs = item
+    tokens, coords = (data.store.tokens, data.store.coords) if tokens is None else (tokens.to(device), coords.to(device))
+    total = torch.zeros(2, device=device)
+    for part in bins(docs.lengths(), micro):
+        batch = gather(tokens, coords, docs.take(part), device, **(static(micro) if static else {}))
+        with autocast(config, device):
+            logits = model(batch.tokens, batch.coords, batch.docs, batch.labels)
+        nll = F.cross_entropy(logits.float(), batch.targets, ignore_index=IGNORE, reduction="none")
+        (nll.sum() / docs.targets()).backward()
+        total += torch.stack([nll.detach().sum(), (nll.detach() * batch.query).sum()])
+    return total / torch.tensor([docs.targets(), docs.targets(QUERY)], device=device)
+
+
+def clock(seconds):
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+class Run:
+    """The state of a run: what a checkpoint holds, and how it is written and read."""
+
+    def __init__(self, config, model, optimizer, task_ids, log):
+        self.config, self.model, self.optimizer, self.task_ids, self.log = config, model, optimizer, task_ids, log
+        self.step, self.best, self.seconds = 0, None, 0.0      # best: (exact, -loss) on val
+
+    def save(self, name, training=True):
+        """Averaged weights (what anyone uses); and, for resume, the weights in training and the optimizer's state."""
+        rest = dict(config=asdict(self.config), task_ids=self.task_ids, step=self.step, best=self.best, seconds=self.seconds,
+                    versions=versions())
+        if training:
+            rest.update(training={k: v.detach().clone() for k, v in self.model.state_dict().items()},
+                        optimizer=self.optimizer.state_dict())
+        with averaged(self.model, self.optimizer):
+            save_checkpoint(Path(self.config.out_dir) / name, self.model, **rest)
+
+    def resume(self, path):
+        found = load_checkpoint(path)
+        check_shape(found, self.model.shape, path)
+        if "training" not in found:
+            raise UserError(f"{path}: holds weights only, nothing to resume from; --init_from={path} starts from them")
+        same_run = ("train", "seed", "optimizer", "max_steps", "batch_tokens", "learning_rate", "fold", "oned_families",
+                    "oned_held_out", "oned_lift", "oned_min_width", "oned_max_width", "symmetries", "colors", "demos")
+        differ = [f"{key} was {found['config'][key]!r} and is {getattr(self.config, key)!r}" for key in same_run
+                  if found["config"][key] != getattr(self.config, key)]
+        if differ:
+            raise UserError(f"--resume goes on with the same run, but {'; '.join(differ)}. To start a new one from these weights: "
+                            f"--init_from={path}")
+        self.model.load_state_dict(found["training"])
+        self.optimizer.load_state_dict(found["optimizer"])
+        self.step, self.seconds = found["step"], found["seconds"]
+        self.best = tuple(found["best"]) if found["best"] else None
+
+
+def transplant(model, task_ids, path):
+    """Start from a checkpoint's weights. Rows of the task embedding go by task id; new tasks start as the mean of all."""
+    found = load_checkpoint(path)
+    shape = Shape(**{**found["shape"], "n_tasks": model.shape.n_tasks})
+    check_shape({"shape": asdict(shape)}, model.shape, path)
+    weights = found["model"]
+    if "task.weight" in weights:
+        old, rows = weights["task.weight"], {tuple(i): row for row, i in enumerate(found["task_ids"], 1)}
+        weights["task.weight"] = torch.stack([old[0]] + [old[rows[tuple(i)]] if tuple(i) in rows else old.mean(0) for i in task_ids])
+    model.load_state_dict(weights)
+
+
+def train(config, model, optimizer, run, data, exam, device, log):
+    """The loop: rate, evaluate and save, micro-steps, clip, step, log."""
+    stop = []
+    previous = signal.signal(signal.SIGINT, lambda *_: stop.append(1) if not stop else signal.default_int_handler(*_))
+    micro, fast, static = config.micro_limit(), model, None
+    if device.type == "cuda" and config.compile:
+        fast = torch.compile(model, dynamic=False)
+        static = lambda micro: dict(capacity=micro, max_docs=config.max_docs() + micro // config.max_len + 1, max_len=config.max_len)
+    workers = config.workers if config.workers >= 0 else 4 if device.type == "cuda" else 0
+    items, seen, norm, loss = iter(data.stream(run.step, workers)), 0, torch.zeros(()), torch.zeros(2)
+    begun = mark = time.time()
+    before, first = run.seconds, run.step
+    model.train()
+    try:
+        while True:
+            step, last = run.step, run.step == config.max_steps
+            if step % config.log_every == 0 or last or stop:   # the only place where the host waits for the device
+                values = torch.stack([*loss.cpu(), norm.cpu().float()]).tolist()
+                if not all(map(math.isfinite, values)):
+                    raise UserError(f"step {step}: loss {values[0]}, gradient norm {values[2]}. Stopped; {config.out_dir}/ckpt.pt is the "
+                                    "last good checkpoint. Try a lower --learning_rate, or --dtype=float32")
+                now = time.time()
+                run.seconds = before + now - begun
+                if step > first:
+                    ms = 1000 * (now - mark) / ((step - first - 1) % config.log_every + 1)
+                    rate = learning_rate(config, optimizer, step - 1)
+                    log(f"step {step:6d}/{config.max_steps} {step / config.max_steps:4.0%}  loss {values[1]:.4f}  lr {rate:.2e}  "
+                        f"norm {values[2]:5.2f}  {ms:6.1f} ms  {seen / (now - mark):7.0f} tok/s  "
+                        f"ETA {clock((config.max_steps - step) * (now - begun) / (step - first))}")
+                    log.record(kind="train", step=step, loss=values[1], loss_all_outputs=values[0], lr=rate, norm=values[2],
+                               ms=ms, seconds=run.seconds)
+                mark, seen = now, 0
+            if step > first or last:
+                if exam and (step % config.eval_every == 0 or last) and not stop:
+                    with averaged(model, optimizer):
+                        result = validate(model, exam, config, device)
+                    log(f"  val: loss {result['loss']:.4f}  cells {result['cells']:.1%}  exact {result['exact']:.1%} of {result['n']}"
+                        + "".join(f"  {kind} {result['exact_' + kind]:.1%}" for kind in ("1d", "2d") if f"exact_{kind}" in result))
+                    log.record(kind="val", step=step, seconds=run.seconds, **result)
+                    if run.best is None or (result["exact"], -result["loss"]) > run.best:
+                        run.best = (float(result["exact"]), -float(result["loss"]))
+                        run.save("best.pt", training=False)
+                if step % config.eval_every == 0 or last or stop:
+                    run.save("ckpt.pt")
+                if config.keep_every and step % config.keep_every == 0:
+                    run.save(f"step_{step:06d}.pt", training=False)
+                if seen == 0:
+                    mark = time.time()                         # evaluation and saving do not count as training speed
+            if last or stop:
+                break
+
+            item = next(items)
+            torch.manual_seed(config.seed * 1_000_003 + step)  # dropout of step i follows from (seed, i) too
+            while True:
+                try:
+                    loss = backward(config, fast, data, item, micro, device, static)
+                    break
+                except (torch.OutOfMemoryError, RuntimeError) as error:
+                    if not out_of_memory(error):
+                        raise
+                smaller = max(micro // 2, config.max_len)
+                if smaller == micro:
+                    raise UserError(f"out of memory with {micro} tokens at once, which is max_len: lower --max_len, --n_embd or --n_layer")
+                optimizer.zero_grad()
+                log(f"  out of memory at step {step}: {smaller} tokens at once instead of {micro}; the step is repeated with the same "
+                    f"samples (--micro_tokens={smaller} starts that way)")
+                micro = smaller
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip or math.inf)
+            optimizer.step(learning_rate(config, optimizer, step))
+            seen += item[2].lengths().sum()
+            run.step += 1
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    return bool(stop)
+
+
+def report_families(log, families):
+    names = sorted(families, key=lambda name: (name[3:], name))
+    for i in range(0, len(names), 3):
+        log("  " + "  ".join(f"{name:18s} {families[name]:6.1%}" for name in names[i:i + 3]))
+
+
+def test(config, model, tasks, rows, device, log, step):
+    """Draft, vote, score, and write submission.json. -> metrics, empty where no answer is known."""
+    begun = time.time()
+    drafts, left_out = draft(model, tasks, config, rows, device, log)
+    metrics, attempts = score(tasks, drafts)
+    write_json(log.folder / "submission.json", submission(tasks, attempts))
+    log(f"drafts: {len(drafts)} in {clock(time.time() - begun)}, {metrics['failed_drafts']:.1%} of them no grid; "
+        f"{left_out} demonstrations did not fit; attempts are in {log.folder / 'submission.json'}")
+    for task in tasks[:2]:
+        best, answer = attempts.get((task.id, 0), []), task.test[0][1]
+        log(f"\n{task.id}\n" + show.row([g for g in (task.test[0][0], answer, best[0] if best else None) if g is not None or not best],
+                                       ["input"] + ["answer"] * (answer is not None) + ["voted"], answer=answer))
+    if not metrics["n"]:
+        log("no answer of these tasks is known, so there is no score")
+        return {}
+    families = defaultdict(list)
+    for task in tasks:
+        solved = [bool(attempts.get((task.id, i))) and np.array_equal(attempts[task.id, i][0], b)
+                  for i, (_, b) in enumerate(task.test) if b is not None]
+        families[task.id.partition("/")[0] if "/" in task.id else "all"] += solved
+    metrics.update(by_dimension(families), views=config.views, step=step, seconds=time.time() - begun,
+                   times_scored=log.count("test") + 1)
+    log.record(kind="test", **metrics)
+    if len(families) > 1:
+        log("\ntest, voted, pass@1 by family:")
+        report_families(log, metrics["families"])
+    return metrics
+
+
+def main(argv=None):
+    """Run with the arguments of a command line. -> metrics."""
+    config, given = knobs.load(sys.argv[1:] if argv is None else argv)
+    device, why = pick_device(config)
+    torch.manual_seed(config.seed)
+    torch.set_float32_matmul_precision("high")
+    prepare_folder(config)
+    log = Log(config.out_dir)
+    source = config.init_from or (f"{config.out_dir}/ckpt.pt" if config.eval_only or config.resume else "")
+    found = load_checkpoint(source) if source else None        # before the data: a wrong path shows at once
+
+    data = load_data(config)
+    everything = (data["train"] or []) + data["val"] + data["test"]
+    if config.eval_only:
+        everything, task_ids = data["test"], found["task_ids"]
+    else:
+        task_ids = [(t.id, arc.task_key(t)) for t in data["train"]] if config.task_embed else []
+    least = oned.widest(data["families"], config.oned_max_width) if data["train"] is None and not config.eval_only else 1
+    frame = config.frame or (found["shape"]["frame"] if found else arc.frame_for(everything, least))
+    if frame & (frame - 1):
+        raise UserError(f"frame = {frame} is not a power of two")
+    arc.check_frame(everything, frame)
+
+    shape = shape_for(config, frame, len(task_ids) + 1 if task_ids else 0)
+    model = GPT(shape).to(device)
+    optimizer = Optimizer(model, config)
+    run = Run(config, model, optimizer, task_ids, log)
+    if config.resume:
+        run.resume(source)
+    elif found:
+        transplant(model, task_ids, source)
+        run.step = found["step"] if config.eval_only else 0
+    rows = {name: row for row, (name, _) in enumerate(task_ids, 1)}
+    if config.eval_only and config.demos == 0:
+        unknown = [t.id for t in data["test"] if (t.id, arc.task_key(t)) not in {tuple(i) for i in task_ids}]
+        if unknown:
+            raise UserError(f"{len(unknown)} tasks, {unknown[0]} the first, were not trained on, and this network keeps rules in its weights: "
+                            f"`python train.py CONFIG --tasks={config.tasks or config.test}` trains with their demonstrations and solves them")
+
+    network, tables = model.counts()
+    log(f"device: {device.type} ({why}); torch {torch.__version__}")
+    for line in data["say"]:
+        log(line)
+    log(f"model: {network:,} parameters and {tables:,} in embedding tables; encoding {config.encoding}, frame {frame}")
+    metrics = {}
+    interrupted = False
+    if not config.eval_only:
+        write_json(log.folder / "config.json", {**asdict(config), "given": given, "versions": versions(), "frame": frame,
+                                                "dropped": data["dropped"], "command": " ".join(sys.argv) if argv is None else ""})
+        log(f"steps: {config.max_steps} of {config.batch_tokens} tokens, {config.optimizer}, learning rate {config.learning_rate}, "
+            f"seed {config.seed}; results in {config.out_dir}/" + (f"; resumed at step {run.step}" if run.step else ""))
+        banned = {arc.pair_key(*pair) for task in data["val"] + data["test"] for pair in known_pairs(task)}
+        stream = Generated(config, data["families"], banned) if data["train"] is None else FromTasks(data["train"], config, rows)
+        exam = None
+        answered = [t for t in data["val"] if all(b is not None for _, b in t.test)]
+        if answered:
+            exam = Exam(answered, questions(answered, 1, config), config, rows, False, device)
+        interrupted = train(config, model, optimizer, run, stream, exam, device, log)
+        if stream.left_out:
+            log(f"{stream.left_out} demonstrations did not fit max_len = {config.max_len} in training")
+        if interrupted:
+            log(f"interrupted at step {run.step}; saved. Go on with --resume")
+            raise SystemExit(130)
+        metrics.update(train_minutes=run.seconds / 60, val_exact=run.best[0] if run.best else None)
+    if data["test"]:
+        with averaged(model, optimizer):
+            metrics.update(test(config, model, data["test"], rows, device, log, run.step))
+    log("\n---")
+    for key, value in metrics.items():
+        if isinstance(value, (int, float, str)):
+            log(f"{key}: {value:.4f}" if isinstance(value, float) else f"{key}: {value}")
+    return metrics
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")
