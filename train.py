@@ -211,13 +211,19 @@ def load_data(config):
 # --------------------------------------------------------------------------------------------------------------------
 # Evaluation
 
+def exam_of(tasks, config, rows, device):
+    """The queries with known answers, as they are (view 0); None if there are none."""
+    tasks = [task for task in tasks if all(b is not None for _, b in task.test)]
+    return Exam(tasks, questions(tasks, 1, config), config, rows, False, device) if tasks else None
+
+
 @torch.no_grad()
 def teacher_forced(model, exam, config, device):
     """The known answer is fed in, and each next token asked for. Greedy decoding gives the same grid if and only if every argmax
     is right, so `exact` needs no decoding. -> dict of arrays over exam.asked: exact, nll, n, cells, right."""
     out = {name: np.zeros(len(exam.asked)) for name in ("exact", "nll", "n", "cells", "right")}
     for which in bins(exam.docs.lengths(), max(config.micro_limit(), config.max_len)) if exam.where else []:
-        batch = exam.batch(which, device)
+        batch = exam.batch(which)
         with autocast(config, device):
             logits = model(batch.tokens, batch.coords, batch.docs, batch.labels).float()
         doc = torch.repeat_interleave(torch.arange(len(which), device=device), batch.docs.diff())
@@ -263,7 +269,7 @@ def draft(model, tasks, config, rows, device, say=print):
     order, begun = np.argsort(exam.docs.lengths(), kind="stable"), time.time()
     for a in range(0, len(order), config.draft_batch):
         which = order[a:a + config.draft_batch]
-        batch = exam.batch(which, device)
+        batch = exam.batch(which)
         with autocast(config, device):
             found = generate(model, batch.tokens, batch.coords, batch.docs, batch.labels, config.max_answer)
         answers.update(zip((exam.where[d] for d in which), found))
@@ -334,11 +340,11 @@ def shape_for(config, frame, n_tasks):
 def backward(config, model, data, item, micro, device, static):
     """Forward and backward of one step's documents, in micro-batches. The loss is the sum over targets divided by the targets of
     the whole step, so the split changes nothing. -> (mean loss over all outputs, over the queries' outputs), on the device."""
-    tokens, coords, docs = item
-    tokens, coords = (data.store.tokens, data.store.coords) if tokens is None else (tokens.to(device), coords.to(device))
+    pairs, docs = item
+    pairs = data.store if pairs is None else pairs.to(device)
     total = torch.zeros(2, device=device)
     for part in bins(docs.lengths(), micro):
-        batch = gather(tokens, coords, docs.take(part), device, **(static(micro) if static else {}))
+        batch = gather(pairs, docs.take(part), **(static(micro) if static else {}))
         with autocast(config, device):
             logits = model(batch.tokens, batch.coords, batch.docs, batch.labels)
         nll = F.cross_entropy(logits.float(), batch.targets, ignore_index=IGNORE, reduction="none")
@@ -469,17 +475,11 @@ def train(config, model, optimizer, run, data, exam, device, log):
                     torch.cuda.empty_cache()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip or math.inf)
             optimizer.step(learning_rate(config, optimizer, step))
-            seen += item[2].lengths().sum()
+            seen += int(item[1].lengths().sum())
             run.step += 1
     finally:
         signal.signal(signal.SIGINT, previous)
     return bool(stop)
-
-
-def report_families(log, families):
-    names = sorted(families, key=lambda name: (name[3:], name))
-    for i in range(0, len(names), 3):
-        log("  " + "  ".join(f"{name:18s} {families[name]:6.1%}" for name in names[i:i + 3]))
 
 
 def test(config, model, tasks, rows, device, log, step):
@@ -491,23 +491,21 @@ def test(config, model, tasks, rows, device, log, step):
     log(f"drafts: {len(drafts)} in {clock(time.time() - begun)}, {metrics['failed_drafts']:.1%} of them no grid; "
         f"{left_out} demonstrations did not fit; attempts are in {log.folder / 'submission.json'}")
     for task in tasks[:2]:
-        best, answer = attempts.get((task.id, 0), []), task.test[0][1]
-        log(f"\n{task.id}\n" + show.row([g for g in (task.test[0][0], answer, best[0] if best else None) if g is not None or not best],
-                                       ["input"] + ["answer"] * (answer is not None) + ["voted"], answer=answer))
-    if not metrics["n"]:
+        (query, answer), best = task.test[0], attempts.get((task.id, 0)) or [None]
+        shown = {"input": query, "answer": answer, "voted": best[0]} if answer is not None else {"input": query, "voted": best[0]}
+        log(f"\n{task.id}\n" + show.row(list(shown.values()), list(shown), answer=answer))
+    exam = exam_of(tasks, config, rows, device)
+    if not exam:
         log("no answer of these tasks is known, so there is no score")
         return {}
-    families = defaultdict(list)
-    for task in tasks:
-        solved = [bool(attempts.get((task.id, i))) and np.array_equal(attempts[task.id, i][0], b)
-                  for i, (_, b) in enumerate(task.test) if b is not None]
-        families[task.id.partition("/")[0] if "/" in task.id else "all"] += solved
-    metrics.update(by_dimension(families), views=config.views, step=step, seconds=time.time() - begun,
+    metrics.update(validate(model, exam, config, device), views=config.views, step=step, seconds=time.time() - begun,
                    times_scored=log.count("test") + 1)
     log.record(kind="test", **metrics)
-    if len(families) > 1:
-        log("\ntest, voted, pass@1 by family:")
-        report_families(log, metrics["families"])
+    names = sorted(metrics["families"], key=lambda name: (name[3:], name))
+    if len(names) > 1:
+        log("\ntest, exact by family, one view:")
+    for i in range(0, len(names), 3):
+        log("  " + "  ".join(f"{name:18s} {metrics['families'][name]:6.1%}" for name in names[i:i + 3]))
     return metrics
 
 
@@ -563,11 +561,8 @@ def main(argv=None):
         log(f"steps: {config.max_steps} of {config.batch_tokens} tokens, {config.optimizer}, learning rate {config.learning_rate}, "
             f"seed {config.seed}; results in {config.out_dir}/" + (f"; resumed at step {run.step}" if run.step else ""))
         banned = {arc.pair_key(*pair) for task in data["val"] + data["test"] for pair in known_pairs(task)}
-        stream = Generated(config, data["families"], banned) if data["train"] is None else FromTasks(data["train"], config, rows)
-        exam = None
-        answered = [t for t in data["val"] if all(b is not None for _, b in t.test)]
-        if answered:
-            exam = Exam(answered, questions(answered, 1, config), config, rows, False, device)
+        stream = Generated(config, data["families"], banned) if data["train"] is None else FromTasks(data["train"], config, rows, device)
+        exam = exam_of(data["val"], config, rows, device)
         interrupted = train(config, model, optimizer, run, stream, exam, device, log)
         if stream.left_out:
             log(f"{stream.left_out} demonstrations did not fit max_len = {config.max_len} in training")

@@ -32,6 +32,10 @@ class Pairs:
         self.tokens = torch.from_numpy(np.concatenate([tokens for tokens, _ in coded]))
         self.coords = torch.from_numpy(trace([tokens for tokens, _ in coded]))
 
+    def to(self, device):
+        self.tokens, self.coords = self.tokens.to(device), self.coords.to(device)
+        return self
+
 
 class Documents(NamedTuple):
     """D documents on the host, as S segments: the pieces of `Pairs` they are made of."""
@@ -112,9 +116,10 @@ class Batch(NamedTuple):
     query: torch.Tensor            # (T,): 1 where that output is the query's
 
 
-def gather(tokens, coords, docs, device, capacity=0, max_docs=0, max_len=0):
-    """One batch on `device`, where tokens and coords of `Pairs` already are. With a capacity the shapes are static: what is
-    left over is filled with ignored documents of at most max_len tokens, and empty ones up to max_docs."""
+def gather(pairs, docs, capacity=0, max_docs=0, max_len=0):
+    """One batch, on the device where `pairs` are. With a capacity the shapes are static: what is left over is filled with
+    ignored documents of at most max_len tokens, and empty ones up to max_docs."""
+    device = pairs.tokens.device
     segments, lengths = docs.segments, docs.lengths()
     T = int(lengths.sum())
     if capacity:
@@ -135,11 +140,11 @@ def gather(tokens, coords, docs, device, capacity=0, max_docs=0, max_len=0):
 
     which = torch.repeat_interleave(torch.arange(len(start), device=device), length, output_size=T)      # (T,) segment
     place = torch.arange(T, device=device) - (length.cumsum(0) - length)[which] + start[which]
-    place = place % len(tokens)                                # filler may be longer than all pairs together
+    place = place % len(pairs.tokens)                                # filler may be longer than all pairs together
     doc, kind = doc[which], kind[which]
-    tokens = tables[doc, tokens[place].long()]
+    tokens = tables[doc, pairs.tokens[place].long()]
     shift = torch.stack([first, 2 * slot, 0 * slot, 0 * slot], 1)
-    coords = coords[place].long() + shift[which]
+    coords = pairs.coords[place].long() + shift[which]
     answer = torch.where(coords[:, 1] % 2 == 1, kind, 0)       # `end` stands in the output plane too
     targets = torch.full_like(tokens, IGNORE)
     targets[:-1] = torch.where(answer[1:] > 0, tokens[1:], IGNORE)
@@ -182,7 +187,7 @@ class Generated:
             chosen.append((range(len(pairs), len(pairs) + len(shown)), 0, table, 0))
             pairs, used = pairs + shown, used + length
         coded = Pairs(pairs)
-        return coded.tokens, coded.coords, documents(coded, chosen)
+        return coded, documents(coded, chosen)
 
     def stream(self, first, workers):
         return torch.utils.data.DataLoader(self, batch_size=None, sampler=range(first, len(self)), num_workers=workers,
@@ -199,7 +204,7 @@ class FromTasks:
     fits. The order follows from the seed alone, so resuming runs through it again without the work."""
     WINDOW = 64
 
-    def __init__(self, tasks, config, rows):
+    def __init__(self, tasks, config, rows, device):
         self.config, self.rows, self.tasks, self.left_out = config, rows, tasks, 0
         pairs, self.numbers = [], []
         for task in tasks:
@@ -208,7 +213,7 @@ class FromTasks:
             pairs += known
         if not pairs:
             raise UserError("no training pair is left" + (f"; fold = {config.fold!r} holds all out" if config.fold else ""))
-        self.store = Pairs(pairs, SYMMETRIES if config.symmetries else 1)
+        self.store = Pairs(pairs, SYMMETRIES if config.symmetries else 1).to(device)
         longest = self.store.length.max(1)
         for task, numbers in zip(tasks, self.numbers):
             for p in numbers:
@@ -245,7 +250,7 @@ class FromTasks:
                 room -= document[0]
                 batch.append(document)
             if step >= first:
-                yield None, None, documents(self.store, [self.view(step, i, *d) for i, d in enumerate(batch)])
+                yield None, documents(self.store, [self.view(step, i, *d) for i, d in enumerate(batch)])
 
     def view(self, step, i, _, order, symmetry, t):
         rng = np.random.default_rng([self.config.seed, step, i])

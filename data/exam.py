@@ -36,7 +36,7 @@ class Exam:
         for task in tasks:
             first.append(len(pairs))
             pairs += task.train + [(a, None) if prompt_only else (a, b) for a, b in task.test]
-        self.pairs = Pairs(pairs, arc.SYMMETRIES if config.symmetries else 1)
+        self.pairs = Pairs(pairs, arc.SYMMETRIES if config.symmetries else 1).to(device)
         self.where, chosen = [], []                            # the questions that fit, and their documents
         for q, (t, i, _, s, table) in enumerate(asked):
             demos = np.arange(first[t], first[t] + len(tasks[t].train))[:config.demos]
@@ -49,7 +49,6 @@ class Exam:
             self.where.append(q)
             chosen.append(([*demos[kept], query], s, table, rows.get(tasks[t].id, 0)))
         self.docs = documents(self.pairs, chosen, prompt_only)
-        self.tokens, self.coords = self.pairs.tokens.to(device), self.pairs.coords.to(device)
 
-    def batch(self, which, device):
-        return gather(self.tokens, self.coords, self.docs.take(which), device)
+    def batch(self, which):
+        return gather(self.pairs, self.docs.take(which))

@@ -63,7 +63,7 @@ def score(tasks, drafts):
                          any(same(g, answer) for g in ranked),
                          float((plain == answer).mean()) if plain is not None and plain.shape == answer.shape else 0.0))
         if rows:
-            for name, value in zip(("pass1_single", "pass1", "pass2", "oracle", "cells"), np.mean(rows, axis=0)):
+            for name, value in zip(("pass1_single", "pass1", "pass2", "oracle", "draft_cells"), np.mean(rows, axis=0)):
                 results[name].append(float(value))
     metrics = {name: float(np.mean(values)) for name, values in results.items()}
     metrics["failed_drafts"] = float(np.mean([d.grid is None for d in drafts])) if drafts else 0.0
