@@ -353,6 +353,14 @@ def backward(config, model, data, item, micro, device, static):
     return total / torch.tensor([docs.targets(), docs.targets(QUERY)], device=device)
 
 
+def compiled(model, config, device):
+    """-> (the network to train, how to fill its batches). On CUDA it is compiled, and every batch has the same shape, so once."""
+    if device.type != "cuda" or not config.compile:
+        return model, None
+    fill = lambda micro: dict(capacity=micro, max_docs=config.max_docs() + micro // config.max_len + 1, max_len=config.max_len)
+    return torch.compile(model, dynamic=False), fill
+
+
 def clock(seconds):
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
@@ -408,10 +416,7 @@ def train(config, model, optimizer, run, data, exam, device, log):
     """The loop: rate, evaluate and save, micro-steps, clip, step, log."""
     stop = []
     previous = signal.signal(signal.SIGINT, lambda *_: stop.append(1) if not stop else signal.default_int_handler(*_))
-    micro, fast, static = config.micro_limit(), model, None
-    if device.type == "cuda" and config.compile:
-        fast = torch.compile(model, dynamic=False)
-        static = lambda micro: dict(capacity=micro, max_docs=config.max_docs() + micro // config.max_len + 1, max_len=config.max_len)
+    micro, (fast, static) = config.micro_limit(), compiled(model, config, device)
     workers = config.workers if config.workers >= 0 else 4 if device.type == "cuda" else 0
     items, seen, norm, loss = iter(data.stream(run.step, workers)), 0, torch.zeros(()), torch.zeros(2)
     begun = mark = time.time()

@@ -50,28 +50,28 @@ class Config:
     # -- the network (model.py)
     encoding: str = "quadtree"      # a name in encodings/__init__.py
     n_layer: int = 4
-    n_head: int = 4                 # heads; n_embd / n_head must be divisible by 4 for rotary encodings, by 8 for rope3d
-    n_kv_head: int = 4              # grouped-query attention: n_head / n_kv_head heads share a key and a value
+    n_head: int = 2                 # heads; n_embd / n_head must be divisible by 4 for rotary encodings, by 8 for rope3d
+    n_kv_head: int = 2              # grouped-query attention: n_head / n_kv_head heads share a key and a value
     n_embd: int = 128               # C, channels
     n_mlp: int = 256                # hidden width of SwiGLU
     dropout: float = 0.0            # on the residual branches; worth it only where data repeat
 
     # -- optimisation
     optimizer: str = "muon_schedulefree"   # or schedulefree, adamw, muon
-    learning_rate: float = 5e-3     # Muon is scaled to AdamW's update size, so one rate serves both
-    max_steps: int = 2000
-    batch_tokens: int = 4096        # tokens a step, in whole documents
+    learning_rate: float = 6e-3     # Muon is scaled to AdamW's update size, so one rate serves both
+    max_steps: int = 2400
+    batch_tokens: int = 1536        # tokens a step, in whole documents; many small steps beat few large ones on `oned`
     micro_tokens: int = 0           # tokens at once; 0: all. When memory runs out it is halved, and a line says so
     warmup: float = 0.02            # share of the steps
     decay: float = 0.3              # share of the steps, adamw and muon only: linear to zero
-    weight_decay: float = 0.05      # on matrices
+    weight_decay: float = 0.2       # on matrices
     embed_decay: float = 0.0        # on embeddings and the encoding's projection
     beta1: float = 0.9              # AdamW, and the interpolation of schedule-free
     beta2: float = 0.98
     grad_clip: float = 1.0          # norm; 0: none
 
     # -- evaluation
-    eval_every: int = 250           # steps
+    eval_every: int = 400           # steps
     views: int = 4                  # distinct views drafted and voted on a test input
     draft_batch: int = 128          # documents decoded at once
 
@@ -80,7 +80,7 @@ class Config:
     dtype: str = ""                 # autocast: bfloat16 or float32; empty: bfloat16 on CUDA, float32 elsewhere
     compile: bool = True            # torch.compile, on CUDA only
     workers: int = -1               # processes that prepare batches; -1: 4 on CUDA, else 0
-    log_every: int = 50             # steps
+    log_every: int = 100             # steps
     keep_every: int = 0             # steps between snapshots that are kept (for refine.py); 0: none
 
     def __post_init__(self):

@@ -1,12 +1,13 @@
-"""Optimizers and encodings side by side, on generated tasks: the README's two tables and the figure.
+"""Optimizers and encodings side by side, on generated tasks: the README's two tables and its figure.
 
+    python results/compare.py minutes                 # time a step of every arm on this machine, alone: results/minutes.json
     python results/compare.py encodings               # config/quadtree.py with each encoding in turn
-    python results/compare.py optimizers
-    python results/compare.py encodings --jobs=12     # that many runs at once; further --key=value go to train.py
+    python results/compare.py optimizers              # and with each optimizer
+    python results/compare.py encodings optimizers --jobs=12     # that many runs at once; other --key=value go to train.py
 
 Every arm gets the same three learning rates at a third of the steps, seed 0, judged on `val`; the best then runs in full on
-seeds 1, 2, 3 and is scored on `test`. Writes results/NAME.json (every number), NAME.md (the table) and, where matplotlib
-is installed, optimizers.svg.
+seeds 1, 2, 3 and is scored on `test`, one view. Writes results/NAME.json (every number), NAME.md (the table), NAME.svg (the
+curves; needs matplotlib).
 """
 import json
 import os
@@ -16,7 +17,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+os.chdir(ROOT)
+sys.path.insert(0, str(ROOT))
+import config as knobs                                         # noqa: E402
+import train                                                   # noqa: E402
+
 ARMS = {
     "optimizers": ("optimizer", ["schedulefree", "muon_schedulefree", "adamw", "muon"]),
     "encodings": ("encoding", ["none", "learned", "onehot", "quadtree", "sinusoidal", "rope", "rope2d", "rope3d"]),
@@ -25,15 +32,16 @@ RATES = [0.003, 0.006, 0.012]
 SEEDS = [1, 2, 3]
 
 
-def run(name, extra, jobs):
+def run(args, jobs, extra):
     """One training run in a process of its own -> the lines of its metrics.jsonl."""
-    folder = Path("out") / "compare" / name
-    command = [sys.executable, "train.py", "config/quadtree.py", f"--out_dir={folder}", "--overwrite", "--views=1", *extra]
+    folder = Path("out") / "compare" / "_".join(f"{value}" for value in args.values() if value != "")
+    command = [sys.executable, "train.py", "config/quadtree.py", f"--out_dir={folder}", "--overwrite", "--views=1",
+               *(f"--{key}={value}" for key, value in args.items()), *extra]
     threads = str(max(1, os.cpu_count() // jobs))
-    done = subprocess.run(command, cwd=HERE.parent, text=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": threads})
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": threads})
     if done.returncode:
-        sys.exit(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-3000:]}")
-    return [json.loads(line) for line in open(HERE.parent / folder / "metrics.jsonl")]
+        raise SystemExit(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-3000:]}")
+    return [json.loads(line) for line in open(ROOT / folder / "metrics.jsonl")]
 
 
 def spread(values, form="{:.1%}"):
@@ -41,49 +49,48 @@ def spread(values, form="{:.1%}"):
     return f"{form.format(sum(values) / len(values))} ({form.format(min(values))} .. {form.format(max(values))})"
 
 
-def compare(name, jobs, extra):
+def compare(name, submit, steps):
+    """All runs of one table. submit(key=value, ...) -> a future of the lines of that run's metrics.jsonl."""
     key, arms = ARMS[name]
-    sys.path.insert(0, str(HERE.parent))
-    import config as knobs
-    steps = knobs.load(["config/quadtree.py", *extra])[0].max_steps
-    begun = time.time()
-    with ThreadPoolExecutor(jobs) as pool:
-        def submit(arm, rate, seed, steps, *more):
-            args = [f"--{key}={arm}", f"--learning_rate={rate}", f"--seed={seed}", f"--max_steps={steps}", *extra, *more]
-            return pool.submit(run, f"{name}_{arm}_{rate}_{seed}_{steps}", args, jobs)
-        picks = {arm: {rate: submit(arm, rate, 0, steps // 3, "--test=") for rate in RATES} for arm in arms}
-        finals, picked = {}, {}
-        for arm in arms:
-            picked[arm] = {rate: [m for m in job.result() if m["kind"] == "val"][-1] for rate, job in picks[arm].items()}
-            best = max(RATES, key=lambda rate: (picked[arm][rate]["exact"], -picked[arm][rate]["loss"]))
-            finals[arm] = best, [submit(arm, best, seed, steps) for seed in SEEDS]
-            print(f"{arm}: " + ", ".join(f"{rate}: {m['exact']:.1%}" for rate, m in picked[arm].items()), flush=True)
-        finals = {arm: (best, [job.result() for job in jobs]) for arm, (best, jobs) in finals.items()}
-    out = dict(command=" ".join(sys.argv), steps=steps, seeds=SEEDS, minutes=(time.time() - begun) / 60, arms={})
-    for arm, (best, runs) in finals.items():
-        out["arms"][arm] = dict(rate=best, rates={str(r): dict(exact=m["exact"], loss=m["loss"]) for r, m in picked[arm].items()},
-                                test=[next(m for m in lines if m["kind"] == "test") for lines in runs],
-                                val=[[m for m in lines if m["kind"] == "val"] for lines in runs],
-                                minutes=[max(m["seconds"] for m in lines if m["kind"] == "train") / 60 for lines in runs])
-    for run_ in (json.loads((HERE.parent / "out/compare").joinpath(p, "config.json").read_text())
-                 for p in os.listdir(HERE.parent / "out/compare") if p.startswith(name)):
-        out["versions"] = run_["versions"]
-        break
+    picks = {arm: {rate: submit(**{key: arm}, learning_rate=rate, seed=0, max_steps=steps // 3, test="") for rate in RATES}
+             for arm in arms}
+    out = {}
+    for arm in arms:
+        val = {rate: [m for m in job.result() if m["kind"] == "val"][-1] for rate, job in picks[arm].items()}
+        best = max(RATES, key=lambda rate: (val[rate]["exact"], -val[rate]["loss"]))
+        out[arm] = dict(rate=best, rates={str(rate): dict(exact=m["exact"], loss=m["loss"]) for rate, m in val.items()},
+                        runs=[submit(**{key: arm}, learning_rate=best, seed=seed, max_steps=steps) for seed in SEEDS])
+    for found in out.values():
+        lines = [job.result() for job in found.pop("runs")]
+        found.update(test=[next(m for m in run if m["kind"] == "test") for run in lines],
+                     val=[[m for m in run if m["kind"] == "val"] for run in lines])
     return out
 
 
-def table(name, out):
-    lines = [f"| {ARMS[name][0]} | learning rate | exact | exact 1D | exact 2D | cells | loss |", "|" + " --- |" * 7]
-    for arm, found in sorted(out["arms"].items(), key=lambda item: -sum(m["exact"] for m in item[1]["test"])):
+def time_steps():
+    """Milliseconds of a step of every arm on this machine, alone: three rounds in turn, the median, so that a slow spell of the
+    machine does not fall on one arm."""
+    times = {arm: [] for _, arms in ARMS.values() for arm in arms}
+    for _ in range(3):
+        for name, (key, arms) in ARMS.items():
+            for arm in arms:
+                lines = run({key: arm, "max_steps": 40, "log_every": 10, "val": "", "test": ""}, 1, [])
+                times[arm] += [m["ms"] for m in lines if m["kind"] == "train" and m["step"] > 10]
+    return {arm: sorted(values)[len(values) // 2] for arm, values in times.items()}
+
+
+def table(name, arms, steps, ms):
+    lines = [f"| {ARMS[name][0]} | learning rate | exact | exact 1D | exact 2D | cells | loss | minutes |", "|" + " --- |" * 8]
+    for arm, found in sorted(arms.items(), key=lambda item: -sum(m["exact"] for m in item[1]["test"])):
         of = lambda key: [m[key] for m in found["test"]]
-        lines.append(f"| {arm} | {found['rate']} | " + " | ".join(
-            [spread(of("exact")), spread(of("exact_1d")), spread(of("exact_2d")), f"{sum(of('cells')) / len(SEEDS):.2%}",
-             f"{sum(of('loss')) / len(SEEDS):.4f}"]) + " |")
+        lines.append(f"| {arm} | {found['rate']} | {spread(of('exact'))} | {spread(of('exact_1d')) if 'exact_1d' in found['test'][0] else '-'} | {spread(of('exact_2d')) if 'exact_2d' in found['test'][0] else '-'} | "
+                     f"{spread(of('cells'))} | {spread(of('loss'), '{:.3f}')} | "
+                     + (f"{ms[arm] * steps / 60000:.1f} |" if arm in ms else "not timed |"))
     return "\n".join(lines) + "\n"
 
 
-def figure(name, out, minutes_a_step=None):
-    """Validation loss of each arm: the mean of the seeds, and their range."""
+def figure(name, arms, ms):
+    """Validation loss of each arm against minutes (steps where they were not timed): mean of the seeds, and their range."""
     try:
         import matplotlib
     except ImportError:
@@ -91,32 +98,58 @@ def figure(name, out, minutes_a_step=None):
         return
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    plt.figure(figsize=(6, 3.6))
-    for arm, found in out["arms"].items():
+    plt.figure(figsize=(6.4, 3.8))
+    for arm, found in arms.items():
         curves = [[m["loss"] for m in curve] for curve in found["val"]]
-        steps = [m["step"] for m in found["val"][0]]
-        x = [s * (minutes_a_step or {}).get(arm, 1) for s in steps]
-        mean = [sum(c) / len(c) for c in zip(*curves)]
-        plt.plot(x, mean, label=arm)
-        plt.fill_between(x, [min(c) for c in zip(*curves)], [max(c) for c in zip(*curves)], alpha=0.2)
+        x = [m["step"] * (ms[arm] / 60000 if ms else 1) for m in found["val"][0]]
+        plt.plot(x, [sum(c) / len(c) for c in zip(*curves)], label=arm)
+        plt.fill_between(x, *([f(c) for c in zip(*curves)] for f in (min, max)), alpha=0.2)
     plt.yscale("log")
-    plt.xlabel("minutes on 2 CPU cores" if minutes_a_step else "steps")
-    plt.ylabel("validation loss (nats a token)")
+    plt.xlabel("minutes on 2 CPU cores" if ms else "steps")
+    plt.ylabel("validation loss, nats a token")
     plt.legend()
     plt.tight_layout()
     plt.savefig(HERE / f"{name}.svg")
+    plt.savefig(HERE / f"{name}.png", dpi=120)
+    plt.close()
+
+
+def write(name):
+    """The table and the figure, from results/NAME.json and results/minutes.json."""
+    found = json.loads((HERE / f"{name}.json").read_text())
+    ms = json.loads((HERE / "minutes.json").read_text())["ms"] if (HERE / "minutes.json").exists() else {}
+    text = table(name, found["arms"], found["steps"], ms)
+    (HERE / f"{name}.md").write_text(text)
+    figure(name, found["arms"], ms)
+    print(text)
 
 
 def main(argv):
-    jobs = [int(a.split("=")[1]) for a in argv if a.startswith("--jobs=")]
-    extra = [a for a in argv[1:] if not a.startswith("--jobs=")]
-    if not argv or argv[0] not in ARMS:
+    names = [a for a in argv if not a.startswith("--")]
+    jobs = int(next((a.partition("=")[2] for a in argv if a.startswith("--jobs=")), 1))
+    extra = [a for a in argv if a.startswith("--") and not a.startswith("--jobs=")]
+    if not names or not set(names) <= {*ARMS, "minutes"}:
         sys.exit(__doc__)
-    out = compare(argv[0], jobs[0] if jobs else 1, extra)
-    (HERE / f"{argv[0]}.json").write_text(json.dumps(out))
-    (HERE / f"{argv[0]}.md").write_text(table(argv[0], out))
-    figure(argv[0], out)
-    print(table(argv[0], out) + f"{out['minutes']:.1f} minutes in all")
+    about = dict(command="python " + " ".join(sys.argv), versions=train.versions())
+    if "minutes" in names:
+        (HERE / "minutes.json").write_text(json.dumps(dict(ms=time_steps(), cores=os.cpu_count(), **about)))
+        names.remove("minutes")
+    steps, begun, cache = knobs.load(["config/quadtree.py", *extra])[0].max_steps, time.time(), {}
+    default = knobs.load(["config/quadtree.py", *extra])[0]
+    with ThreadPoolExecutor(jobs) as pool, ThreadPoolExecutor(max(1, len(names))) as tables:
+        def submit(**args):
+            key = json.dumps({name: value for name, value in args.items() if value != getattr(default, name)}, sort_keys=True)
+            if key not in cache:                               # quadtree with the default optimizer stands in both tables
+                cache[key] = pool.submit(run, args, jobs, extra)
+            return cache[key]
+        found = dict(zip(names, tables.map(lambda name: compare(name, submit, steps), names)))
+    for name in names:
+        (HERE / f"{name}.json").write_text(json.dumps(dict(arms=found[name], steps=steps, seeds=SEEDS, jobs=jobs,
+                                                           minutes=(time.time() - begun) / 60, **about)))
+        write(name)
+    for name in [] if names else ARMS:
+        if (HERE / f"{name}.json").exists():
+            write(name)
 
 
 if __name__ == "__main__":

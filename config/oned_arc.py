@@ -1,0 +1,15 @@
+encoding = "rope3d"
+oned_max_width = 93
+oned_lift = 0.0
+oned_eval = 20
+max_answer = 96
+n_layer = 8
+n_embd = 256
+n_head = 4
+n_kv_head = 4
+n_mlp = 768
+batch_tokens = 16384
+learning_rate = 4e-3
+max_steps = 5000
+eval_every = 1000
+draft_batch = 1024

@@ -1,0 +1,153 @@
+"""Helpers of all tests. ARC_DATA=folder says where the real tasks are; tests that need them skip without it."""
+import json
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np                                             # noqa: E402
+import pytest                                                  # noqa: E402
+import torch                                                   # noqa: E402
+
+import train                                                   # noqa: E402
+from data.arc import VOCAB, Task                               # noqa: E402
+from data.batch import Pairs, documents, gather                # noqa: E402
+from model import GPT, Shape                                   # noqa: E402
+
+torch.set_num_threads(1)                                       # networks this small gain nothing from a second
+
+# Knobs of a run that takes a tenth of a second.
+TINY = dict(device="cpu", n_layer=1, n_embd=32, n_head=2, n_kv_head=1, n_mlp=32, max_len=256, batch_tokens=512, max_answer=40,
+            max_steps=2, views=2, oned_families="1d_fill", oned_eval=2, oned_max_width=9)
+
+
+def flags(**knobs):
+    return [f"--{key}={value}" for key, value in knobs.items()]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """run(out="a", key=value) is train.main with the knobs of TINY and these, in tmp_path/a. -> metrics."""
+    monkeypatch.chdir(ROOT)
+
+    def run(*args, out="run", **knobs):
+        return train.main([*args, *flags(**{**TINY, "out_dir": tmp_path / out, **knobs})])
+    return run
+
+
+def checkpoint(folder, name="ckpt.pt"):
+    return torch.load(Path(folder) / name, weights_only=True)
+
+
+def records(folder, kind):
+    """Lines of metrics.jsonl of one kind."""
+    lines = map(json.loads, (Path(folder) / "metrics.jsonl").read_text().splitlines())
+    return [line for line in lines if line["kind"] == kind]
+
+
+def arc_data(name):
+    """Path of a file of real tasks."""
+    if "ARC_DATA" not in os.environ:
+        pytest.skip(f"set ARC_DATA to the folder that holds {name}")
+    path = Path(os.environ["ARC_DATA"]) / name
+    if not path.is_file():
+        pytest.skip(f"{path} is missing")
+    return path
+
+
+def equal(a, b):
+    """Tensors, and containers of them, equal to the bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Tasks
+
+def grid(rows):
+    """"120 345" -> the grid of these two rows."""
+    return np.array([[int(c) for c in row] for row in rows.split()], np.uint8)
+
+
+def make_task(name, train, test):
+    """Tasks as text: pairs "input > output; input > output", a test output may be missing."""
+    def pairs(text):
+        for pair in filter(str.strip, text.split(";")):
+            a, _, b = pair.partition(">")
+            yield grid(a), grid(b) if b.strip() else None
+    return Task(name, list(pairs(train)), list(pairs(test)))
+
+
+def random_grid(rng, most=4):
+    return rng.integers(0, 10, rng.integers(1, most + 1, 2)).astype(np.uint8)
+
+
+def flip_tasks(count, demos=3, seed=0, most=4):
+    """Small random grids, each mirrored from left to right."""
+    rng = np.random.default_rng(seed)
+    pairs = [[(g, g[:, ::-1].copy()) for g in (random_grid(rng, most) for _ in range(demos + 1))] for _ in range(count)]
+    return [Task(f"flip{i}", p[:demos], p[demos:]) for i, p in enumerate(pairs)]
+
+
+def raw(task):
+    """A task as ARC's JSON has it."""
+    side = lambda g: None if g is None else g.tolist()
+    return {part: [{key: side(g) for key, g in zip(("input", "output"), pair) if g is not None} for pair in pairs]
+            for part, pairs in (("train", task.train), ("test", task.test))}
+
+
+def write_tasks(path, tasks):
+    path.write_text(json.dumps({task.id: raw(task) for task in tasks}))
+    return path
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Networks and batches
+
+def tiny_shape(**changes):
+    return Shape(**{**dict(encoding="quadtree", n_layer=2, n_head=2, n_kv_head=1, n_embd=32, n_mlp=48, dropout=0.0, frame=8,
+                           max_len=256, n_slots=4), **changes})
+
+
+def filled_model(shape, seed=0):
+    """A network with lively weights that come from numpy, so that they are the same with every version of torch."""
+    rng, model = np.random.RandomState(seed), GPT(shape)
+    with torch.no_grad():
+        for p in model.parameters():
+            values = rng.standard_normal(p.shape)
+            p.copy_(torch.from_numpy(1 + values / 10 if p.ndim == 1 else values * 1.5 / p.shape[1] ** 0.5))
+        model.head.weight.mul_(3)
+    return model
+
+
+def batch_of(tasks, prompt_only=False, static=None):
+    """A batch in which each task is a document of all its pairs, as they are."""
+    pairs, chosen = [], []
+    for task in tasks:
+        new = task.train + task.test[:1]
+        chosen.append((range(len(pairs), len(pairs) + len(new)), 0, np.arange(VOCAB), 0))
+        pairs += new
+    pairs = Pairs(pairs)
+    return gather(pairs, documents(pairs, chosen, prompt_only), **(static or {}))
+
+
+def parameters(shape, encoding):
+    """Number of parameters of a network, worked out by hand; `encoding` of them in its positions."""
+    C, hs = shape.n_embd, shape.n_embd // shape.n_head
+    attention = 2 * C * C + 2 * C * shape.n_kv_head * hs
+    tables = (VOCAB + 2 * shape.n_slots + shape.n_tasks + shape.n_views) * C
+    return tables + encoding + shape.n_layer * (attention + 3 * C * shape.n_mlp + 2 * C) + C + VOCAB * C
+
+
+def position_parameters(shape):
+    """How many of them an encoding has."""
+    levels = shape.frame.bit_length() - 1
+    return shape.n_embd * {"onehot": 2 * shape.frame, "quadtree": 2 * levels, "sinusoidal": shape.n_embd // 4 * 4,
+                           "learned": shape.max_len}.get(shape.encoding, 0)

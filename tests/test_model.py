@@ -1,0 +1,308 @@
+"""The network: what a token sees, generation with and without a cache, sizes, checkpoints."""
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import train
+from config import Config, UserError
+from conftest import (TINY, batch_of, filled_model, flags, flip_tasks, make_task, parameters, position_parameters, tiny_shape,
+                      write_tasks)
+from data.arc import END, OUT, START, VOCAB, advance
+from data.exam import Exam, questions
+from data.score import same
+from model import GPT, Cache, check_shape, from_checkpoint, generate, load_checkpoint, save_checkpoint
+from positions.index import ENCODINGS
+
+SIZES = [dict(encoding=name, n_head=4, n_kv_head=n_kv_head, n_embd=32) for name in ENCODINGS for n_kv_head in (4, 2, 1)]
+name_of = lambda sizes: f"{sizes['encoding']}-{sizes['n_kv_head']}"
+
+
+def logits_of(model, batch, **how):
+    return model(batch.tokens, batch.coords, batch.docs, batch.labels, **how)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What a token sees
+
+def sensitivity(model, batch, **how):
+    """(T, T): by how much the loss at token t (row) changes with the embedding of each token (column)."""
+    embedded = []
+    hook = model.token.register_forward_hook(lambda module, args, out: embedded.append(out))
+    losses = F.cross_entropy(logits_of(model, batch, **how), batch.tokens.roll(-1), reduction="none")
+    hook.remove()
+    return torch.stack([torch.autograd.grad(loss, embedded[0], retain_graph=True)[0].abs().sum(-1) for loss in losses])
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("sizes", SIZES, ids=name_of)
+def test_a_token_sees_its_own_document_up_to_itself(sizes, causal):
+    batch = batch_of([make_task("a", "1 > 2", "34 > 5"), make_task("b", "", "12 > 21"), make_task("c", "", "7 > 8")])
+    seen = sensitivity(filled_model(tiny_shape(**sizes)), batch, causal=causal) > 0
+    T = len(batch.tokens)
+    doc = torch.repeat_interleave(torch.arange(3), batch.docs.diff())
+    expected = doc[:, None] == doc
+    if causal:
+        expected &= torch.arange(T)[:, None] >= torch.arange(T)
+    assert torch.equal(seen, expected)
+
+
+def test_documents_do_not_change_each_other():
+    tasks = flip_tasks(3)
+    model = filled_model(tiny_shape())
+    together = logits_of(model, batch_of(tasks))
+    alone = torch.cat([logits_of(model, batch_of([task])) for task in tasks])
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_task_and_view_embeddings_reach_every_token():
+    model = filled_model(tiny_shape(n_tasks=3, n_views=8))
+    batch = batch_of(flip_tasks(1))
+    for column in (0, 1):
+        labels = batch.labels.clone()
+        labels[:, column] = 2
+        changed = (logits_of(model, batch) - logits_of(model, batch._replace(labels=labels))).abs().amax(-1)
+        assert changed.min() > 1e-3
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Generation
+
+def generate_slowly(model, batch, d, max_new):
+    """Greedy answer to document d without a cache: the whole sequence is read anew for every token. -> (tokens, logps, why)"""
+    a, b = batch.docs[d:d + 2].tolist()
+    tokens, coords, label = batch.tokens[a:b], batch.coords[a:b], batch.labels[a:a + 1]
+    cursor, answer, logps = advance(coords[-1].numpy()[None], tokens[-1:].numpy()), [], []
+    for _ in range(max_new):
+        logits = model(tokens, coords, torch.tensor([0, len(tokens)]), label.expand(len(tokens), -1))[-1]
+        token = int(logits.argmax())
+        logps.append(logits.log_softmax(-1)[token].item())
+        if token == END:
+            return answer, logps, "end"
+        tokens, coords = torch.cat([tokens, torch.tensor([token])]), torch.cat([coords, torch.from_numpy(cursor)])
+        answer.append(token)
+        cursor = advance(cursor, np.array([token]))
+        if token in (START, OUT):
+            return None, None, "no grid"
+        if cursor[0, 2:].max() >= model.shape.frame:
+            return None, None, "frame"
+    return None, None, "long"
+
+
+def babbling(**sizes):
+    """A network of random answers, and 24 prompts for it."""
+    model = filled_model(tiny_shape(**sizes, n_tasks=25), seed=4).eval()
+    with torch.no_grad():
+        model.task.weight.mul_(1.5)                            # so that prompts differ in what follows
+        model.head.weight[3:10] = model.head.weight[[START, OUT]] = 0      # so that `row` and `end` are likely
+    batch = batch_of(flip_tasks(24, demos=2), prompt_only=True)
+    batch.labels[:, 0] = torch.repeat_interleave(torch.arange(1, 25), batch.docs.diff())
+    return model, batch
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sizes", SIZES, ids=name_of)
+def test_cached_generation_equals_reading_everything_anew(sizes):
+    """For documents of different lengths, of which some end early and some leave the frame."""
+    (model, batch), max_new = babbling(**sizes), 20
+    slow = [generate_slowly(model, batch, d, max_new) for d in range(24)]
+    fast = generate(model, batch.tokens, batch.coords, batch.docs, batch.labels, max_new)
+    for (tokens, logps, _), answer in zip(slow, fast, strict=True):
+        assert (answer is None) == (tokens is None)
+        if answer is not None:
+            assert answer.tokens.tolist() == tokens
+            assert np.allclose(answer.logps, logps, atol=1e-5, rtol=0)
+    assert {why for *_, why in slow} >= {"end", "frame"}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sizes", SIZES[1::3], ids=name_of)
+def test_log_probabilities_of_sampled_answers(sizes):
+    """Documents end one after the other; each answer's log-probabilities are those of reading it with its prompt."""
+    (model, batch), lengths = babbling(**sizes), set()
+    rng = torch.Generator().manual_seed(1)
+    for d, answer in enumerate(generate(model, batch.tokens, batch.coords, batch.docs, batch.labels, 30, 2.0, rng)):
+        if answer is None:
+            continue
+        a, b = batch.docs[d:d + 2].tolist()
+        tokens = torch.cat([batch.tokens[a:b], torch.from_numpy(answer.tokens)])
+        coords, cursor = batch.coords[a:b], advance(batch.coords[b - 1].numpy()[None], batch.tokens[b - 1:b].numpy())
+        for token in answer.tokens:
+            coords, cursor = torch.cat([coords, torch.from_numpy(cursor)]), advance(cursor, np.array([token]))
+        logits = model(tokens, coords, torch.tensor([0, len(tokens)]), batch.labels[a].expand(len(tokens), 2))
+        logps = logits.log_softmax(-1)[b - a - 1:].gather(1, torch.tensor([*answer.tokens, END])[:, None])[:, 0]
+        assert torch.allclose(torch.from_numpy(answer.logps), logps, atol=1e-5, rtol=0)
+        lengths.add(len(answer.tokens))
+    assert len(lengths) > 2
+
+
+@torch.no_grad()
+def test_sampling_at_a_low_temperature_is_greedy():
+    model, batch = babbling()
+    greedy, cold = (generate(model, batch.tokens, batch.coords, batch.docs, batch.labels, 20, t) for t in (0, 1e-5))
+    assert [a and a.tokens.tolist() for a in greedy] == [a and a.tokens.tolist() for a in cold]
+
+
+@torch.no_grad()
+def test_a_decode_step_sees_its_own_tokens_and_no_further():
+    """What lies in the cache beyond a document's length, left by others or by chance, changes nothing."""
+    model, batch = filled_model(tiny_shape()), batch_of(flip_tasks(3), prompt_only=True)
+    expected = logits_of(model, batch)[batch.docs[1:].long() - 1]
+    first = [slice(a, b - 1) for a, b in zip(batch.docs, batch.docs[1:])]                  # all but the last token
+    start = [torch.cat([x[of] for of in first]) for x in (batch.tokens, batch.coords, batch.labels)]
+    cache = Cache(3, 256)
+    lengths = batch.docs.diff() - 1
+    model(start[0], start[1], torch.cat([torch.zeros(1), lengths.cumsum(0)]).int(), start[2], cache)
+    for kv in cache.layers.values():
+        for d, n in enumerate(lengths):
+            kv[:, d, n:] = 1e4
+    last = batch.docs[1:].long() - 1
+    found = model(batch.tokens[last], batch.coords[last], torch.arange(4), batch.labels[last], cache)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# A small network that has learned some answers and not others
+
+@pytest.fixture(scope="module")
+def memory(tmp_path_factory):
+    """-> (tasks, folder of a run). The rule is in the weights; every other query repeats a demonstration."""
+    folder = tmp_path_factory.mktemp("memory")
+    tasks = [task._replace(test=task.train[1:2]) if i % 2 else task for i, task in enumerate(flip_tasks(16))]
+    file = write_tasks(folder / "tasks.json", tasks)
+    train.main(flags(**{**TINY, **dict(out_dir=folder / "run", train=file, val="", test=file, demos=0, task_embed=True, n_layer=2,
+                                       n_embd=48, max_len=64, batch_tokens=1024, max_steps=80, learning_rate=1e-2, views=1)}))
+    return tasks, folder / "run"
+
+
+def test_teacher_forced_exact_equals_greedy_exact(memory):
+    tasks, folder = memory
+    model, found = from_checkpoint(folder / "ckpt.pt")
+    rows = {name: row for row, (name, _) in enumerate(found["task_ids"], 1)}
+    config = Config(**{**found["config"], "views": 3})
+    asked = questions(tasks, 3, config)
+    exact = train.teacher_forced(model, Exam(tasks, asked, config, rows, False, "cpu"), config, torch.device("cpu"))["exact"]
+    drafts, _ = train.draft(model, tasks, config, rows, torch.device("cpu"))
+    answers = {task.id: task.test[0][1] for task in tasks}
+    greedy = [same(draft.grid, answers[draft.task]) for draft in drafts]
+    assert len(greedy) == len(asked) == 48 and greedy == exact.astype(bool).tolist()
+    assert 8 <= sum(greedy) <= 40                              # some are right and some are wrong
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Sizes and beginnings
+
+def test_standard_deviations_of_the_beginning():
+    torch.manual_seed(0)
+    shape = tiny_shape(n_layer=3, n_embd=256, n_head=4, n_mlp=384, n_tasks=100, n_views=8, encoding="onehot", frame=32)
+    seen = set()
+    for name, p in GPT(shape).named_parameters():
+        if p.ndim == 1:
+            assert (p == 1).all()
+            continue
+        residual = name.endswith(("wo.weight", "down.weight"))
+        expected = 0.02 if name == "head.weight" else 0.5 if name in ("token.weight", "plane.weight", "task.weight", "view.weight") \
+            else p.shape[1] ** -0.5 / (6 ** 0.5 if residual else 1)
+        seen.add(round(expected, 4))
+        assert abs(p.std().item() / expected - 1) < 0.06 and abs(p.mean().item()) < 0.1 * expected, name
+    assert len(seen) == 7
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_first_loss_is_that_of_guessing(encoding):
+    torch.manual_seed(0)
+    model, batch = GPT(tiny_shape(encoding=encoding, n_embd=64)), batch_of(flip_tasks(20))
+    loss = F.cross_entropy(logits_of(model, batch), batch.targets)
+    assert abs(loss.item() - math.log(VOCAB)) < 0.1
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=name_of)
+def test_count_of_parameters(sizes):
+    shape = tiny_shape(**sizes, n_tasks=5, n_views=8)
+    model = GPT(shape)
+    assert sum(p.numel() for p in model.parameters()) == sum(model.counts()) == parameters(shape, position_parameters(shape))
+    tables = VOCAB + 2 * shape.n_slots + 5 + 8 + (shape.max_len if shape.encoding == "learned" else 0)
+    assert model.counts()[1] == tables * shape.n_embd
+
+
+def test_dropout_is_at_work_in_training_only():
+    model, batch = filled_model(tiny_shape(dropout=0.3)), batch_of(flip_tasks(2))
+    assert not torch.equal(logits_of(model, batch), logits_of(model, batch))
+    model.eval()
+    assert torch.equal(logits_of(model, batch), logits_of(model, batch))
+
+
+# What the network below says after the `out` of a fixed document; a change of the arithmetic on purpose changes these.
+GOLDEN = []
+
+
+@torch.no_grad()
+def test_golden_output():
+    model = filled_model(tiny_shape(n_tasks=2, n_views=2))
+    batch = batch_of([make_task("t", "120 > 021", "34 56 > 43 65")])
+    place = int(((batch.tokens == OUT).nonzero()[-1]))
+    assert np.allclose(logits_of(model, batch)[place], GOLDEN, atol=1e-4)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Checkpoints
+
+def test_checkpoint_returns_the_same_network(tmp_path):
+    model, batch = filled_model(tiny_shape()), batch_of(flip_tasks(2))
+    save_checkpoint(tmp_path / "a.pt", model, step=7)
+    other, found = from_checkpoint(tmp_path / "a.pt")
+    assert found["step"] == 7 and not other.training and [p.name for p in tmp_path.iterdir()] == ["a.pt"]
+    assert torch.equal(logits_of(model, batch), logits_of(other, batch))
+
+
+class Harmful:
+    """Unpickled without care, writes a file."""
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def spoil(path, how):
+    save_checkpoint(path, filled_model(tiny_shape()))
+    if how == "cut short":
+        path.write_bytes(path.read_bytes()[:5000])
+    if how == "empty":
+        path.write_bytes(b"")
+    if how == "text":
+        path.write_text("not a checkpoint")
+    if how == "weights of another program":
+        torch.save(nn.Linear(2, 2).state_dict(), path)
+    if how == "a tensor":
+        torch.save(torch.zeros(3), path)
+    if how == "a whole module":
+        torch.save(nn.Linear(2, 2), path)
+    if how == "a pickle":
+        path.write_bytes(pickle.dumps({"kind": "nanoarc checkpoint 1"}))
+    if how == "a harmful pickle":
+        path.write_bytes(pickle.dumps(Harmful(path.with_name("harm"))))
+    if how == "a harmful checkpoint":
+        torch.save({"kind": "nanoarc checkpoint 1", "model": Harmful(path.with_name("harm"))}, path)
+    if how == "missing":
+        path.unlink()
+
+
+@pytest.mark.parametrize("how", ["missing", "cut short", "empty", "text", "weights of another program", "a tensor", "a whole module",
+                                 "a pickle", "a harmful pickle", "a harmful checkpoint"])
+def test_what_is_no_checkpoint_is_refused(tmp_path, how):
+    path = tmp_path / "some.pt"
+    spoil(path, how)
+    with pytest.raises(UserError, match="some.pt") as error:
+        load_checkpoint(path)
+    assert "\n" not in str(error.value) and not (tmp_path / "harm").exists()
+
+
+def test_another_network_is_named_knob_by_knob():
+    with pytest.raises(UserError, match="n_embd is 32 there and 64 here.*encoding|encoding.*n_embd is 32 there and 64 here"):
+        check_shape({"shape": vars(tiny_shape())}, tiny_shape(n_embd=64, encoding="rope"), "a.pt")
+    check_shape({"shape": vars(tiny_shape())}, tiny_shape(dropout=0.5), "a.pt")            # no part of the network's shape
