@@ -273,7 +273,7 @@ def load_checkpoint(path):
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: not a readable checkpoint, perhaps cut short ({str(error).splitlines()[0][:120]})") from None
+        raise UserError(f"{path}: not a readable checkpoint, perhaps cut short ({repr(error)[:120]})") from None
     if not isinstance(found, dict) or found.get("kind") != KIND:
         raise UserError(f"{path}: a file of another program, or of another version: its kind is not {KIND!r}")
     return found

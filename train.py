@@ -5,6 +5,8 @@
     python train.py config/quadtree.py --eval_only --tasks=FILE      # solve a task file of yours -> submission.json
 """
 import contextlib
+import dataclasses
+import importlib.metadata
 import json
 import math
 import os
@@ -14,7 +16,6 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -279,6 +280,12 @@ def draft(model, tasks, config, rows, device, say=print):
     return [as_draft(tasks[t].id, i, v, s, table, answers.get(q)) for q, (t, i, v, s, table) in enumerate(asked)], exam.left_out
 
 
+def look(model, task, config, rows, device):
+    """One query, its answer and the model's draft of it, to look at."""
+    drafts, _ = draft(model, [task], dataclasses.replace(config, views=1), rows, device)
+    return f"  {task.id}\n" + show.row([*task.test[0], drafts[0].grid], ["input", "answer", "draft"], answer=task.test[0][1])
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # The run
 
@@ -328,7 +335,7 @@ def versions():
     except OSError:
         commit = ""
     import schedulefree
-    return dict(python=platform.python_version(), torch=torch.__version__, numpy=np.__version__, commit=commit or "unknown",
+    return dict(python=platform.python_version(), torch=str(torch.__version__), numpy=np.__version__, commit=commit or "unknown",
                 schedulefree=getattr(schedulefree, "__version__", "unknown"))
 
 
@@ -374,7 +381,7 @@ class Run:
 
     def save(self, name, training=True):
         """Averaged weights (what anyone uses); and, for resume, the weights in training and the optimizer's state."""
-        rest = dict(config=asdict(self.config), task_ids=self.task_ids, step=self.step, best=self.best, seconds=self.seconds,
+        rest = dict(config=dataclasses.asdict(self.config), task_ids=self.task_ids, step=self.step, best=self.best, seconds=self.seconds,
                     versions=versions())
         if training:
             rest.update(training={k: v.detach().clone() for k, v in self.model.state_dict().items()},
@@ -404,7 +411,7 @@ def transplant(model, task_ids, path):
     """Start from a checkpoint's weights. Rows of the task embedding go by task id; new tasks start as the mean of all."""
     found = load_checkpoint(path)
     shape = Shape(**{**found["shape"], "n_tasks": model.shape.n_tasks})
-    check_shape({"shape": asdict(shape)}, model.shape, path)
+    check_shape({"shape": dataclasses.asdict(shape)}, model.shape, path)
     weights = found["model"]
     if "task.weight" in weights:
         old, rows = weights["task.weight"], {tuple(i): row for row, i in enumerate(found["task_ids"], 1)}
@@ -412,7 +419,7 @@ def transplant(model, task_ids, path):
     model.load_state_dict(weights)
 
 
-def train(config, model, optimizer, run, data, exam, device, log):
+def train(config, model, optimizer, run, data, exam, rows, device, log):
     """The loop: rate, evaluate and save, micro-steps, clip, step, log."""
     stop = []
     previous = signal.signal(signal.SIGINT, lambda *_: stop.append(1) if not stop else signal.default_int_handler(*_))
@@ -445,9 +452,11 @@ def train(config, model, optimizer, run, data, exam, device, log):
                 if exam and (step % config.eval_every == 0 or last) and not stop:
                     with averaged(model, optimizer):
                         result = validate(model, exam, config, device)
+                        picture = look(model, exam.tasks[7 * (step // config.eval_every) % len(exam.tasks)], config, rows, device)
                     log(f"  val: loss {result['loss']:.4f}  cells {result['cells']:.1%}  exact {result['exact']:.1%} of {result['n']}"
                         + "".join(f"  {kind} {result['exact_' + kind]:.1%}" for kind in ("1d", "2d") if f"exact_{kind}" in result))
                     log.record(kind="val", step=step, seconds=run.seconds, **result)
+                    log(picture)
                     if run.best is None or (result["exact"], -result["loss"]) > run.best:
                         run.best = (float(result["exact"]), -float(result["loss"]))
                         run.save("best.pt", training=False)
@@ -461,8 +470,8 @@ def train(config, model, optimizer, run, data, exam, device, log):
                 break
 
             item = next(items)
-            torch.manual_seed(config.seed * 1_000_003 + step)  # dropout of step i follows from (seed, i) too
             while True:
+                torch.manual_seed(config.seed * 1_000_003 + step)      # dropout of step i follows from (seed, i) too
                 try:
                     loss = backward(config, fast, data, item, micro, device, static)
                     break
@@ -561,14 +570,14 @@ def main(argv=None):
     metrics = {}
     interrupted = False
     if not config.eval_only:
-        write_json(log.folder / "config.json", {**asdict(config), "given": given, "versions": versions(), "frame": frame,
+        write_json(log.folder / "config.json", {**dataclasses.asdict(config), "given": given, "versions": versions(), "frame": frame,
                                                 "dropped": data["dropped"], "command": " ".join(sys.argv) if argv is None else ""})
         log(f"steps: {config.max_steps} of {config.batch_tokens} tokens, {config.optimizer}, learning rate {config.learning_rate}, "
             f"seed {config.seed}; results in {config.out_dir}/" + (f"; resumed at step {run.step}" if run.step else ""))
         banned = {arc.pair_key(*pair) for task in data["val"] + data["test"] for pair in known_pairs(task)}
         stream = Generated(config, data["families"], banned) if data["train"] is None else FromTasks(data["train"], config, rows, device)
         exam = exam_of(data["val"], config, rows, device)
-        interrupted = train(config, model, optimizer, run, stream, exam, device, log)
+        interrupted = train(config, model, optimizer, run, stream, exam, rows, device, log)
         if stream.left_out:
             log(f"{stream.left_out} demonstrations did not fit max_len = {config.max_len} in training")
         if interrupted:

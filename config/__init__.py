@@ -58,7 +58,7 @@ class Config:
 
     # -- optimisation
     optimizer: str = "muon_schedulefree"   # or schedulefree, adamw, muon
-    learning_rate: float = 6e-3     # Muon is scaled to AdamW's update size, so one rate serves both
+    learning_rate: float = 1e-2     # Muon is scaled to AdamW's update size, so one rate serves both
     max_steps: int = 2400
     batch_tokens: int = 1536        # tokens a step, in whole documents; many small steps beat few large ones on `oned`
     micro_tokens: int = 0           # tokens at once; 0: all. When memory runs out it is halved, and a line says so

@@ -55,3 +55,29 @@ def task(task, color=None):
             parts.append(row([a, b], [f"{kind} {i}: input {a.shape[0]}x{a.shape[1]}",
                                       "output" + ("" if b is None else f" {b.shape[0]}x{b.shape[1]}")], color))
     return "\n\n".join(parts)
+
+
+def svg(rows, names, size=12, gap=28):
+    """A picture of rows of grids: each row a list of (title, grid or None, answer or None), cells `size` pixels wide. Cells that
+    differ from the answer are crossed out; under each grid with an answer stands whether it is right."""
+    out, y, widest = [], 8, 0
+    text = lambda x, y, words, weight=400: (f'<text x="{x}" y="{y}" font-family="sans-serif" font-size="11" fill="#777" '
+                                            f'font-weight="{weight}">{words}</text>')
+    for name, row in zip(names, rows):
+        out.append(text(8, y + 10, name, 700))
+        x, tallest = 8, 0
+        for title, values, answer in row:
+            H, W = values.shape if values is not None else (1, 4)
+            right = answer is not None and values is not None and values.shape == answer.shape and (values == answer).all()
+            verdict = "" if answer is None else ": right" if right else ": wrong" if values is not None else ": no grid"
+            out.append(text(x, y + 24, title + verdict))
+            for r, line in enumerate(values if values is not None else []):
+                for c, v in enumerate(line):
+                    a, b = x + c * size, y + 30 + r * size
+                    out.append(f'<rect x="{a}" y="{b}" width="{size}" height="{size}" fill="rgb{PALETTE[v]}" stroke="#555"/>')
+                    if answer is not None and values.shape == answer.shape and answer[r, c] != v:
+                        out.append(f'<path d="M{a + 2} {b + 2}L{a + size - 2} {b + size - 2}" stroke="#fff" stroke-width="2"/>')
+            x += max(W * size, 80) + gap
+            tallest = max(tallest, H * size)
+        y, widest = y + tallest + 42, max(widest, x)
+    return f'<svg xmlns="http://www.w3.org/2000/svg" width="{widest}" height="{y}">' + "".join(out) + "</svg>\n"

@@ -25,10 +25,10 @@ import config as knobs                                         # noqa: E402
 import train                                                   # noqa: E402
 
 ARMS = {
-    "optimizers": ("optimizer", ["schedulefree", "muon_schedulefree", "adamw", "muon"]),
-    "encodings": ("encoding", ["none", "learned", "onehot", "quadtree", "sinusoidal", "rope", "rope2d", "rope3d"]),
+    "optimizers": ("optimizer", ["schedulefree", "muon_schedulefree", "adamw", "muon"], [0.001, 0.003, 0.01]),
+    "encodings": ("encoding", ["none", "learned", "onehot", "quadtree", "sinusoidal", "rope", "rope2d", "rope3d"],
+                  [0.003, 0.006, 0.012]),
 }
-RATES = [0.003, 0.006, 0.012]
 SEEDS = [1, 2, 3]
 
 
@@ -51,13 +51,13 @@ def spread(values, form="{:.1%}"):
 
 def compare(name, submit, steps):
     """All runs of one table. submit(key=value, ...) -> a future of the lines of that run's metrics.jsonl."""
-    key, arms = ARMS[name]
-    picks = {arm: {rate: submit(**{key: arm}, learning_rate=rate, seed=0, max_steps=steps // 3, test="") for rate in RATES}
+    key, arms, rates = ARMS[name]
+    picks = {arm: {rate: submit(**{key: arm}, learning_rate=rate, seed=0, max_steps=steps // 3, test="") for rate in rates}
              for arm in arms}
     out = {}
     for arm in arms:
         val = {rate: [m for m in job.result() if m["kind"] == "val"][-1] for rate, job in picks[arm].items()}
-        best = max(RATES, key=lambda rate: (val[rate]["exact"], -val[rate]["loss"]))
+        best = max(rates, key=lambda rate: (val[rate]["exact"], -val[rate]["loss"]))
         out[arm] = dict(rate=best, rates={str(rate): dict(exact=m["exact"], loss=m["loss"]) for rate, m in val.items()},
                         runs=[submit(**{key: arm}, learning_rate=best, seed=seed, max_steps=steps) for seed in SEEDS])
     for found in out.values():
@@ -70,9 +70,9 @@ def compare(name, submit, steps):
 def time_steps():
     """Milliseconds of a step of every arm on this machine, alone: three rounds in turn, the median, so that a slow spell of the
     machine does not fall on one arm."""
-    times = {arm: [] for _, arms in ARMS.values() for arm in arms}
+    times = {arm: [] for _, arms, _ in ARMS.values() for arm in arms}
     for _ in range(3):
-        for name, (key, arms) in ARMS.items():
+        for key, arms, _ in ARMS.values():
             for arm in arms:
                 lines = run({key: arm, "max_steps": 40, "log_every": 10, "val": "", "test": ""}, 1, [])
                 times[arm] += [m["ms"] for m in lines if m["kind"] == "train" and m["step"] > 10]

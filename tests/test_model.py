@@ -142,7 +142,7 @@ def test_log_probabilities_of_sampled_answers(sizes):
 
 @torch.no_grad()
 def test_sampling_at_a_low_temperature_is_greedy():
-    model, batch = babbling()
+    model, batch = filled_model(tiny_shape()).eval(), batch_of(flip_tasks(24), prompt_only=True)
     greedy, cold = (generate(model, batch.tokens, batch.coords, batch.docs, batch.labels, 20, t) for t in (0, 1e-5))
     assert [a and a.tokens.tolist() for a in greedy] == [a and a.tokens.tolist() for a in cold]
 
@@ -175,7 +175,8 @@ def memory(tmp_path_factory):
     tasks = [task._replace(test=task.train[1:2]) if i % 2 else task for i, task in enumerate(flip_tasks(16))]
     file = write_tasks(folder / "tasks.json", tasks)
     train.main(flags(**{**TINY, **dict(out_dir=folder / "run", train=file, val="", test=file, demos=0, task_embed=True, n_layer=2,
-                                       n_embd=48, max_len=64, batch_tokens=1024, max_steps=80, learning_rate=1e-2, views=1)}))
+                                       n_embd=48, max_len=64, batch_tokens=1024, max_steps=120, learning_rate=1e-2, views=1,
+                                       colors=False)}))
     return tasks, folder / "run"
 
 
@@ -183,14 +184,14 @@ def test_teacher_forced_exact_equals_greedy_exact(memory):
     tasks, folder = memory
     model, found = from_checkpoint(folder / "ckpt.pt")
     rows = {name: row for row, (name, _) in enumerate(found["task_ids"], 1)}
-    config = Config(**{**found["config"], "views": 3})
-    asked = questions(tasks, 3, config)
+    config = Config(**found["config"])
+    asked = questions(tasks, 1, config)
     exact = train.teacher_forced(model, Exam(tasks, asked, config, rows, False, "cpu"), config, torch.device("cpu"))["exact"]
     drafts, _ = train.draft(model, tasks, config, rows, torch.device("cpu"))
     answers = {task.id: task.test[0][1] for task in tasks}
     greedy = [same(draft.grid, answers[draft.task]) for draft in drafts]
-    assert len(greedy) == len(asked) == 48 and greedy == exact.astype(bool).tolist()
-    assert 8 <= sum(greedy) <= 40                              # some are right and some are wrong
+    assert len(greedy) == len(asked) == 16 and greedy == exact.astype(bool).tolist()
+    assert 0 < sum(greedy) < 16                                # some are right and some are wrong
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -205,11 +206,11 @@ def test_standard_deviations_of_the_beginning():
             assert (p == 1).all()
             continue
         residual = name.endswith(("wo.weight", "down.weight"))
-        expected = 0.02 if name == "head.weight" else 0.5 if name in ("token.weight", "plane.weight", "task.weight", "view.weight") \
-            else p.shape[1] ** -0.5 / (6 ** 0.5 if residual else 1)
+        expected = p.shape[1] ** -0.5 / (6 ** 0.5 if residual else 1)
+        expected = {"head": 0.02, "token": 0.5, "plane": 0.5, "task": 0.5, "view": 0.5}.get(name.split(".")[0], expected)
         seen.add(round(expected, 4))
         assert abs(p.std().item() / expected - 1) < 0.06 and abs(p.mean().item()) < 0.1 * expected, name
-    assert len(seen) == 7
+    assert len(seen) == 6
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -237,7 +238,8 @@ def test_dropout_is_at_work_in_training_only():
 
 
 # What the network below says after the `out` of a fixed document; a change of the arithmetic on purpose changes these.
-GOLDEN = []
+GOLDEN = [-3.00243, 0.54406, 1.00604, -2.36681, -3.7643, -4.40746, 0.51244, -4.63984, -2.87768,
+          1.37303, -3.76478, 3.76623, -5.9766, 4.53334]
 
 
 @torch.no_grad()
@@ -283,17 +285,17 @@ def spoil(path, how):
     if how == "a whole module":
         torch.save(nn.Linear(2, 2), path)
     if how == "a pickle":
-        path.write_bytes(pickle.dumps({"kind": "nanoarc checkpoint 1"}))
+        path.write_bytes(pickle.dumps({"kind": "nanoarc checkpoint 1"}, 2))
     if how == "a harmful pickle":
-        path.write_bytes(pickle.dumps(Harmful(path.with_name("harm"))))
+        path.write_bytes(pickle.dumps(Harmful(path.with_name("harm")), 2))
     if how == "a harmful checkpoint":
         torch.save({"kind": "nanoarc checkpoint 1", "model": Harmful(path.with_name("harm"))}, path)
     if how == "missing":
         path.unlink()
 
 
-@pytest.mark.parametrize("how", ["missing", "cut short", "empty", "text", "weights of another program", "a tensor", "a whole module",
-                                 "a pickle", "a harmful pickle", "a harmful checkpoint"])
+@pytest.mark.parametrize("how", ["missing", "cut short", "empty", "text", "weights of another program", "a tensor",
+                                 "a whole module", "a pickle", "a harmful pickle", "a harmful checkpoint"])
 def test_what_is_no_checkpoint_is_refused(tmp_path, how):
     path = tmp_path / "some.pt"
     spoil(path, how)
