@@ -29,6 +29,7 @@ from data import arc, oned, show
 from data.batch import IGNORE, QUERY, FromTasks, Generated, bins, gather, known_pairs
 from data.exam import Exam, questions
 from data.score import as_draft, score, submission, write_json
+from data.sources import load_data
 from model import GPT, Shape, check_shape, from_checkpoint, generate, load_checkpoint, save_checkpoint
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -163,59 +164,12 @@ def learning_rate(config, optimizer, step):
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Tasks
-
-def load_data(config):
-    """-> dict: train (tasks, or None for the generator), val, test, families, and the lines to print."""
-    c, say = config, []
-    split = lambda names: [name.strip() for name in names.split(",") if name.strip()]
-    out = split(c.oned_held_out)
-    families = [f for f in split(c.oned_families) or list(oned.FAMILIES) if f not in out]
-    for name in families + out:
-        oned.check_family(name)
-
-    def load(sources, seed, families):
-        draw = lambda count: oned.draw_tasks(seed, count or c.oned_eval * len(families), families,
-                                             (c.oned_min_width, c.oned_max_width), c.oned_lift)
-        return arc.load(sources, draw)
-    val, test = (load(source, name, out or families) if source else [] for name, source in (("val", c.val), ("test", c.test)))
-    protected = val + test
-    if c.train == "oned":
-        train = None
-        if c.task_embed:
-            raise UserError("train = 'oned' never ends, so there is no table of its tasks: set --task_embed=False, or give "
-                            "it a number, as --train=oned#2000")
-        say.append(f"train: oned, {len(families)} families, widths {c.oned_min_width}..{c.oned_max_width}, {c.oned_lift:.0%} "
-                   "lifted to 2D; tasks that hold a pair of val or test are rejected")
-    else:
-        train, dropped, merged = arc.guard(load(c.train, f"train/{c.seed}", families), protected)
-        say.append(f"train: {len(train)} tasks from {c.train}; leak guard: {len(dropped)} dropped, {merged} merged into a twin"
-                   + (f"; dropped: {' '.join(dropped[:8])}{' ...' if len(dropped) > 8 else ''}" if dropped else ""))
-        if c.task_embed:
-            ids = set()
-            train += [t._replace(test=[]) for t in protected if not (t.id in ids or ids.add(t.id))]
-            say.append(f"       and the demonstrations of the {len(ids)} tasks of val and test: their rules live in the weights")
-        if not train:
-            raise UserError(f"train = {c.train!r}: no task is left to train on")
-    if not c.task_embed:
-        for task in (train or []) + protected:
-            if not task.train:
-                raise UserError(f"task {task.id}: no demonstrations, and without task_embed nothing else tells its rule")
-    for name, tasks in (("val", val), ("test", test)):
-        if tasks:
-            answers = sum(b is not None for t in tasks for _, b in t.test)
-            say.append(f"{name + ':':6s} {len(tasks)} tasks, {sum(len(t.test) for t in tasks)} queries, {answers} with known answers")
-    return dict(train=train, val=val, test=test, families=families, say=say,
-                dropped=dropped if train is not None else [])
-
-
-# --------------------------------------------------------------------------------------------------------------------
 # Evaluation
 
 def exam_of(tasks, config, rows, device):
     """The queries with known answers, as they are (view 0); None if there are none."""
-    tasks = [task for task in tasks if all(b is not None for _, b in task.test)]
-    return Exam(tasks, questions(tasks, 1, config), config, rows, False, device) if tasks else None
+    asked = [q for q in questions(tasks, 1, config) if tasks[q[0]].test[q[1]][1] is not None]
+    return Exam(tasks, asked, config, rows, False, device) if asked else None
 
 
 @torch.no_grad()
@@ -280,10 +234,11 @@ def draft(model, tasks, config, rows, device, say=print):
     return [as_draft(tasks[t].id, i, v, s, table, answers.get(q)) for q, (t, i, v, s, table) in enumerate(asked)], exam.left_out
 
 
-def look(model, task, config, rows, device):
-    """One query, its answer and the model's draft of it, to look at."""
-    drafts, _ = draft(model, [task], dataclasses.replace(config, views=1), rows, device)
-    return f"  {task.id}\n" + show.row([*task.test[0], drafts[0].grid], ["input", "answer", "draft"], answer=task.test[0][1])
+def picture(task, grid, title):
+    """A task's first query, its answer if it is known, and a grid that should be it."""
+    query, answer = task.test[0]
+    shown = {"input": query, **({} if answer is None else {"answer": answer}), title: grid}
+    return f"\n{task.id}\n" + show.row(list(shown.values()), list(shown), answer=answer)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -310,6 +265,7 @@ class Log:
 
 
 def prepare_folder(config):
+    """Make out_dir, or say why it cannot be used. -> files of an older run to delete, once all else has proved to be right."""
     folder = Path(config.out_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -318,14 +274,13 @@ def prepare_folder(config):
     except OSError as error:
         raise UserError(f"out_dir {folder}: cannot be written ({error.strerror}); name another with --out_dir=") from None
     if config.resume or config.eval_only:
-        return
+        return []
     old = [folder / name for name in ("ckpt.pt", "best.pt", "log.txt", "metrics.jsonl", "submission.json") if (folder / name).exists()]
     old += folder.glob("step_*.pt")
     if old and not config.overwrite:
         raise UserError(f"out_dir {folder} already holds a run: go on with --resume, replace it with --overwrite, or name another "
                         "with --out_dir=")
-    for path in old:
-        path.unlink()
+    return old
 
 
 def versions():
@@ -395,7 +350,7 @@ class Run:
         if "training" not in found:
             raise UserError(f"{path}: holds weights only, nothing to resume from; --init_from={path} starts from them")
         same_run = ("train", "seed", "optimizer", "max_steps", "batch_tokens", "learning_rate", "fold", "oned_families",
-                    "oned_held_out", "oned_lift", "oned_min_width", "oned_max_width", "symmetries", "colors", "demos")
+                    "oned_held_out", "oned_lift", "oned_min_width", "oned_max_width", "symmetries", "colors", "demos", "val", "test")
         differ = [f"{key} was {found['config'][key]!r} and is {getattr(self.config, key)!r}" for key in same_run
                   if found["config"][key] != getattr(self.config, key)]
         if differ:
@@ -410,6 +365,8 @@ class Run:
 def transplant(model, task_ids, path):
     """Start from a checkpoint's weights. Rows of the task embedding go by task id; new tasks start as the mean of all."""
     found = load_checkpoint(path)
+    if bool(found["shape"]["n_tasks"]) != bool(model.shape.n_tasks):
+        raise UserError(f"{path}: a network {'with' if found['shape']['n_tasks'] else 'without'} a task embedding; set --task_embed to match")
     shape = Shape(**{**found["shape"], "n_tasks": model.shape.n_tasks})
     check_shape({"shape": dataclasses.asdict(shape)}, model.shape, path)
     weights = found["model"]
@@ -427,46 +384,47 @@ def train(config, model, optimizer, run, data, exam, rows, device, log):
     workers = config.workers if config.workers >= 0 else 4 if device.type == "cuda" else 0
     items, seen, norm, loss = iter(data.stream(run.step, workers)), 0, torch.zeros(()), torch.zeros(2)
     begun = mark = time.time()
-    before, first = run.seconds, run.step
+    before, first, marked = run.seconds, run.step, run.step
     model.train()
     try:
         while True:
-            step, last = run.step, run.step == config.max_steps
-            if step % config.log_every == 0 or last or stop:   # the only place where the host waits for the device
+            step, last = run.step, run.step == config.max_steps or bool(stop)
+            evaluate = last or step > first and step % config.eval_every == 0
+            keep = config.keep_every and step > first and step % config.keep_every == 0
+            if evaluate or keep or step > first and step % config.log_every == 0:      # only here the host waits for the device
                 values = torch.stack([*loss.cpu(), norm.cpu().float()]).tolist()
                 if not all(map(math.isfinite, values)):
-                    raise UserError(f"step {step}: loss {values[0]}, gradient norm {values[2]}. Stopped; {config.out_dir}/ckpt.pt is the "
-                                    "last good checkpoint. Try a lower --learning_rate, or --dtype=float32")
+                    good = Path(config.out_dir) / "ckpt.pt"
+                    raise UserError(f"step {step}: loss {values[0]}, gradient norm {values[2]}. Stopped; "
+                                    + (f"{good} is the last good checkpoint" if good.exists() else "nothing was saved yet")
+                                    + ". Try a lower --learning_rate, or --dtype=float32")
                 now = time.time()
                 run.seconds = before + now - begun
-                if step > first:
-                    ms = 1000 * (now - mark) / ((step - first - 1) % config.log_every + 1)
-                    rate = learning_rate(config, optimizer, step - 1)
+                if step > marked:
+                    ms, rate = 1000 * (now - mark) / (step - marked), learning_rate(config, optimizer, step - 1)
                     log(f"step {step:6d}/{config.max_steps} {step / config.max_steps:4.0%}  loss {values[1]:.4f}  lr {rate:.2e}  "
                         f"norm {values[2]:5.2f}  {ms:6.1f} ms  {seen / (now - mark):7.0f} tok/s  "
                         f"ETA {clock((config.max_steps - step) * (now - begun) / (step - first))}")
                     log.record(kind="train", step=step, loss=values[1], loss_all_outputs=values[0], lr=rate, norm=values[2],
                                ms=ms, seconds=run.seconds)
-                mark, seen = now, 0
-            if step > first or last:
-                if exam and (step % config.eval_every == 0 or last) and not stop:
+                if evaluate and exam and not stop:
                     with averaged(model, optimizer):
                         result = validate(model, exam, config, device)
-                        picture = look(model, exam.tasks[7 * (step // config.eval_every) % len(exam.tasks)], config, rows, device)
+                        task = exam.tasks[7 * (step // config.eval_every) % len(exam.tasks)]       # another one each time
+                        drafts, _ = draft(model, [task], dataclasses.replace(config, views=1), rows, device)
                     log(f"  val: loss {result['loss']:.4f}  cells {result['cells']:.1%}  exact {result['exact']:.1%} of {result['n']}"
                         + "".join(f"  {kind} {result['exact_' + kind]:.1%}" for kind in ("1d", "2d") if f"exact_{kind}" in result))
                     log.record(kind="val", step=step, seconds=run.seconds, **result)
-                    log(picture)
+                    log(picture(task, drafts[0].grid, "draft") + "\n")
                     if run.best is None or (result["exact"], -result["loss"]) > run.best:
                         run.best = (float(result["exact"]), -float(result["loss"]))
                         run.save("best.pt", training=False)
-                if step % config.eval_every == 0 or last or stop:
+                if evaluate:
                     run.save("ckpt.pt")
-                if config.keep_every and step % config.keep_every == 0:
+                if keep:
                     run.save(f"step_{step:06d}.pt", training=False)
-                if seen == 0:
-                    mark = time.time()                         # evaluation and saving do not count as training speed
-            if last or stop:
+                mark, marked, seen = time.time(), step, 0      # evaluation and saving do not count as training speed
+            if last:
                 break
 
             item = next(items)
@@ -505,9 +463,7 @@ def test(config, model, tasks, rows, device, log, step):
     log(f"drafts: {len(drafts)} in {clock(time.time() - begun)}, {metrics['failed_drafts']:.1%} of them no grid; "
         f"{left_out} demonstrations did not fit; attempts are in {log.folder / 'submission.json'}")
     for task in tasks[:2]:
-        (query, answer), best = task.test[0], attempts.get((task.id, 0)) or [None]
-        shown = {"input": query, "answer": answer, "voted": best[0]} if answer is not None else {"input": query, "voted": best[0]}
-        log(f"\n{task.id}\n" + show.row(list(shown.values()), list(shown), answer=answer))
+        log(picture(task, (attempts.get((task.id, 0)) or [None])[0], "voted"))
     exam = exam_of(tasks, config, rows, device)
     if not exam:
         log("no answer of these tasks is known, so there is no score")
@@ -529,7 +485,7 @@ def main(argv=None):
     device, why = pick_device(config)
     torch.manual_seed(config.seed)
     torch.set_float32_matmul_precision("high")
-    prepare_folder(config)
+    old = prepare_folder(config)
     log = Log(config.out_dir)
     source = config.init_from or (f"{config.out_dir}/ckpt.pt" if config.eval_only or config.resume else "")
     found = load_checkpoint(source) if source else None        # before the data: a wrong path shows at once
@@ -562,6 +518,8 @@ def main(argv=None):
             raise UserError(f"{len(unknown)} tasks, {unknown[0]} the first, were not trained on, and this network keeps rules in its weights: "
                             f"`python train.py CONFIG --tasks={config.tasks or config.test}` trains with their demonstrations and solves them")
 
+    for path in old:
+        path.unlink()
     network, tables = model.counts()
     log(f"device: {device.type} ({why}); torch {torch.__version__}")
     for line in data["say"]:

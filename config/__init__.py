@@ -50,7 +50,7 @@ class Config:
     # -- the network (model.py)
     encoding: str = "quadtree"      # a name in encodings/__init__.py
     n_layer: int = 4
-    n_head: int = 2                 # heads; n_embd / n_head must be divisible by 4 for rotary encodings, by 8 for rope3d
+    n_head: int = 2                 # heads; n_embd / n_head must be even for rotary encodings
     n_kv_head: int = 2              # grouped-query attention: n_head / n_kv_head heads share a key and a value
     n_embd: int = 128               # C, channels
     n_mlp: int = 256                # hidden width of SwiGLU
@@ -91,6 +91,8 @@ class Config:
                                n_embd=1, n_mlp=1, views=1, draft_batch=1, eval_every=1, log_every=1, oned_eval=1).items():
             if getattr(self, key) < least:
                 raise UserError(f"{key} = {getattr(self, key)} is too small; the least is {least}")
+        if not self.learning_rate > 0:
+            raise UserError(f"learning_rate = {self.learning_rate} must be larger than 0")
         for total, part in (("n_embd", "n_head"), ("n_head", "n_kv_head")):
             if getattr(self, total) % getattr(self, part):
                 raise UserError(f"{total} = {getattr(self, total)} must be a multiple of {part} = {getattr(self, part)}")
@@ -104,8 +106,8 @@ class Config:
         return min(self.micro_tokens or self.batch_tokens, self.batch_tokens)
 
     def max_docs(self):
-        """Documents of a step, at most: static shapes need a bound, and few have less than 32 tokens."""
-        return max(1, self.batch_tokens // 32)
+        """Documents of a step, at most: static shapes need a bound, and few have less than 16 tokens."""
+        return max(1, self.batch_tokens // 16)
 
 
 def read_value(key, value, kind, where):

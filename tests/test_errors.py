@@ -109,7 +109,8 @@ def test_bad_knob(run, case):
 @pytest.mark.parametrize("source", ["file", "generated"])
 def test_bad_fold(run, tmp_path, fold, source):
     file = write_tasks(tmp_path / "tasks.json", flip_tasks(3))
-    with pytest.raises(UserError, match=f"fold = '{fold}'.*0/2"):
+    message = f"fold = '{fold}'.*0/2" if source == "file" else "train = 'oned' has none"
+    with pytest.raises(UserError, match=message):
         run(fold=fold, **(dict(train=file, val="", test="") if source == "file" else {}))
 
 

@@ -267,7 +267,7 @@ def test_seed_decides(seed):
 
 def test_seed_gives_the_same_tasks_everywhere():
     """On any machine and Python. A change of the generator on purpose changes this number and the meaning of scores."""
-    assert zlib.crc32(json.dumps(flat(draw_tasks("golden", 54, widths=(7, 33)))).encode()) == 2494660614
+    assert zlib.crc32(json.dumps(flat(draw_tasks("golden", 54, widths=(7, 33)))).encode()) == 469188504
 
 
 def test_balanced_takes_families_in_turn_and_lifts_their_share():
@@ -302,9 +302,9 @@ def test_widths(family):
         return {task.train[0][0].shape[1] for task in draw_tasks(0, 30, [family], widths, lift=0)}
     narrowest, widest = min(seen(1, 1)), max(seen(999, 999))
     padded = family == "1d_padded_fill"
-    assert 7 <= narrowest <= 16 and widest == (93 if padded else 33)
-    assert seen(20, 22) <= ({18, 21} if padded else {20, 21, 22})
-    assert min(seen(7, 16)) >= narrowest and max(seen(7, 16)) <= 16
+    assert (narrowest == 21 if padded else 7 <= narrowest <= 10) and widest == (93 if padded else 33)
+    assert seen(20, 22) <= ({21, 24, 27, 30} if padded else {20, 21, 22})
+    assert min(seen(7, 16)) >= narrowest and max(seen(7, 16)) <= (30 if padded else 16)
 
 
 def test_banned_pairs_never_appear():
@@ -351,7 +351,7 @@ def test_real_tasks_lie_within_the_wide_generator():
     assert set(real) == set(FAMILIES)
     for family, pairs in real.items():
         for n in {len(before[0]) for before, _ in pairs}:
-            assert draw_task(random.Random(0), family, widths=(n, n)).test[0][0].shape == (1, n)
+            assert n in {draw_task(random.Random(i), family, widths=(n, n)).test[0][0].shape[1] for i in range(30)}
         drawn = draw_tasks("support", 400, [family], widths=(min(len(before[0]) for before, _ in pairs), 93), lift=0)
         drawn = [measures(row) for task in drawn for row, _ in split(task.train + task.test)]
         given = [measures(row) for row, _ in split(pairs)]

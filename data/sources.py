@@ -1,0 +1,60 @@
+"""Which tasks a run trains on, chooses by and is scored on: the sources of its config, with the leak guard applied."""
+from config import UserError
+from data import arc, oned
+
+
+def load_data(config):
+    """-> dict: train (tasks, or None where the generator makes them), val, test, families of the generator, ids the leak guard
+    dropped, and lines that say all this."""
+    c, say, dropped = config, [], []
+    split = lambda names: [name.strip() for name in names.split(",") if name.strip()]
+    out = split(c.oned_held_out)
+    families = [f for f in split(c.oned_families) or list(oned.FAMILIES) if f not in out]
+    for name in families + out:
+        oned.check_family(name)
+    if not families:
+        raise UserError(f"oned_held_out = {c.oned_held_out!r} leaves no family to train on")
+
+    def load(sources, name, families):
+        def draw(count):
+            tasks = oned.draw_tasks(name, count or c.oned_eval * len(families), families, (c.oned_min_width, c.oned_max_width), c.oned_lift)
+            return [t._replace(id=t.id.replace("/", f"/{name.partition('/')[0]}-")) for t in tasks]
+        return arc.load(sources, draw)
+
+    def load_queries(sources, name):
+        tasks = load(sources, name, out or families) if sources else []
+        if sources and not any(t.test for t in tasks):
+            raise UserError(f"{name} = {sources!r}: no task of it has a query (a test pair)")
+        twice = {t.id for t in tasks if sum(u.id == t.id for u in tasks) > 1}
+        if twice:
+            raise UserError(f"{name} = {sources!r} holds two tasks of the id {min(twice)}")
+        return [t for t in tasks if t.test]
+
+    val, test = [] if c.eval_only else load_queries(c.val, "val"), load_queries(c.test, "test")
+    protected, train = val + test, []
+    if c.train == "oned" and not c.eval_only:
+        train = None
+        if c.task_embed:
+            raise UserError("train = 'oned' never ends, so there is no table of its tasks: set --task_embed=False, or give "
+                            "it a number, as --train=oned#2000")
+        say.append(f"train: oned, {len(families)} families, widths {c.oned_min_width}..{c.oned_max_width}, {c.oned_lift:.0%} "
+                   "lifted to 2D; tasks that hold a pair of val or test are rejected")
+    elif not c.eval_only:
+        train, dropped, merged = arc.guard(load(c.train, f"train/{c.seed}", families), protected)
+        say.append(f"train: {len(train)} tasks from {c.train}; leak guard: {len(dropped)} dropped, {merged} merged into a twin"
+                   + (f"; dropped: {' '.join(dropped[:8])}{' ...' if len(dropped) > 8 else ''}" if dropped else ""))
+        if c.task_embed:
+            own = {t.id: t._replace(test=[]) for t in protected}
+            train += own.values()
+            say.append(f"       and the demonstrations of the {len(own)} tasks of val and test: their rules live in the weights")
+        if not train:
+            raise UserError(f"train = {c.train!r}: no task is left to train on")
+    if not c.task_embed:
+        for task in (train or []) + protected:
+            if not task.train:
+                raise UserError(f"task {task.id}: no demonstrations, and without task_embed nothing else tells its rule")
+    for name, tasks in (("val", val), ("test", test)):
+        if tasks:
+            answers = sum(b is not None for t in tasks for _, b in t.test)
+            say.append(f"{name + ':':6s} {len(tasks)} tasks, {sum(len(t.test) for t in tasks)} queries, {answers} with known answers")
+    return dict(train=train, val=val, test=test, families=families, dropped=dropped, say=say)
