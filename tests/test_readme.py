@@ -12,7 +12,7 @@ from conftest import ROOT, TINY, flags, flip_tasks, write_tasks
 from data import arc
 
 README = (ROOT / "README.md").read_text()
-USE = re.findall(r"^python (train\.py|-m data\.arc) ([^#\n]*)", README.split("## Use it")[1].split("##")[0], re.M)
+USE = re.findall(r"^python (train\.py|-m data\.arc) (.*?)(?: +# .*)?$", README.split("## Use it")[1].split("##")[0], re.M)
 
 
 def test_commands_run(tmp_path, monkeypatch, capsys):
