@@ -273,7 +273,7 @@ def load_checkpoint(path):
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: not a readable checkpoint, perhaps cut short ({repr(error)[:120]})") from None
+        raise UserError(f"{path}: not a readable checkpoint, perhaps cut short ({type(error).__name__})") from None
     if not isinstance(found, dict) or found.get("kind") != KIND:
         raise UserError(f"{path}: a file of another program, or of another version: its kind is not {KIND!r}")
     return found
@@ -281,7 +281,8 @@ def load_checkpoint(path):
 
 def check_shape(found, shape, path):
     """UserError naming every knob in which a checkpoint's network differs from the one that was asked for."""
-    differ = [f"{f.name} is {found['shape'].get(f.name)!r} there and {getattr(shape, f.name)!r} here"
+    knobs = {"n_slots": "demos + 1", "n_tasks": "tasks trained on", "n_views": "view_embed * 8"}
+    differ = [f"{knobs.get(f.name, f.name)} is {found['shape'].get(f.name)!r} there and {getattr(shape, f.name)!r} here"
               for f in fields(Shape) if found["shape"].get(f.name) != getattr(shape, f.name) and f.name != "dropout"]
     if differ:
         raise UserError(f"{path}: another network: {'; '.join(differ)}")

@@ -48,8 +48,6 @@ def pick_device(config):
 
 def autocast(config, device):
     dtype = config.dtype or ("bfloat16" if device.type == "cuda" else "float32")
-    if dtype not in ("bfloat16", "float32"):
-        raise UserError(f"dtype {dtype!r}: there are bfloat16 and float32")
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
 
 
@@ -202,7 +200,8 @@ def validate(model, exam, config, device):
     families = defaultdict(list)
     for (t, *_), exact in zip(exam.asked, got["exact"]):
         families[exam.tasks[t].id.partition("/")[0] if "/" in exam.tasks[t].id else "all"].append(exact)
-    return {"loss": got["nll"].sum() / max(1, got["n"].sum()), "cells": got["right"].sum() / max(1, got["cells"].sum()),
+    share = lambda part, whole: got[part].sum() / got[whole].sum() if exam.where else math.nan
+    return {"loss": share("nll", "n"), "cells": share("right", "cells"),
             "exact": got["exact"].mean(), "n": len(exam.asked), **by_dimension(families)}
 
 
@@ -231,6 +230,9 @@ def draft(model, tasks, config, rows, device, say=print):
         if time.time() - begun > 10:
             say(f"  drafts {a + len(which)}/{len(order)}")
             begun = time.time()
+    if len(exam.where) < len(asked):
+        say(f"  {len(asked) - len(exam.where)} of {len(asked)} prompts do not fit: prompt + max_answer ({config.max_answer}) > max_len "
+            f"({config.max_len}); they count as failed")
     return [as_draft(tasks[t].id, i, v, s, table, answers.get(q)) for q, (t, i, v, s, table) in enumerate(asked)], exam.left_out
 
 
@@ -251,17 +253,25 @@ class Log:
         self.folder = Path(folder)
 
     def __call__(self, text):
-        print(text, flush=True)
         with open(self.folder / "log.txt", "a") as file:
             file.write(text + "\n")
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:                                # `| head` has seen enough; the run goes on, into log.txt
+            sys.stdout = open(os.devnull, "w")
 
     def record(self, **values):
         with open(self.folder / "metrics.jsonl", "a") as file:
             file.write(json.dumps(values) + "\n")
 
-    def count(self, kind):
+    def records(self):
         path = self.folder / "metrics.jsonl"
-        return sum(json.loads(line)["kind"] == kind for line in path.open()) if path.exists() else 0
+        return [json.loads(line) for line in path.open()] if path.exists() else []
+
+    def forget_after(self, step):
+        """A run that was killed goes on from its checkpoint: what it had recorded beyond is recorded again."""
+        lines = [json.dumps(record) + "\n" for record in self.records() if record.get("step", 0) <= step]
+        (self.folder / "metrics.jsonl").write_text("".join(lines))
 
 
 def prepare_folder(config):
@@ -275,12 +285,11 @@ def prepare_folder(config):
         raise UserError(f"out_dir {folder}: cannot be written ({error.strerror}); name another with --out_dir=") from None
     if config.resume or config.eval_only:
         return []
-    old = [folder / name for name in ("ckpt.pt", "best.pt", "log.txt", "metrics.jsonl", "submission.json") if (folder / name).exists()]
-    old += folder.glob("step_*.pt")
+    old = [*folder.glob("*.pt"), *folder.glob("submission.json")]
     if old and not config.overwrite:
         raise UserError(f"out_dir {folder} already holds a run: go on with --resume, replace it with --overwrite, or name another "
                         "with --out_dir=")
-    return old
+    return old + [folder / name for name in ("log.txt", "metrics.jsonl") if (folder / name).exists()]
 
 
 def versions():
@@ -327,6 +336,10 @@ def clock(seconds):
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
+MAY_CHANGE = ("out_dir", "overwrite", "resume", "init_from", "device", "compile", "workers", "log_every", "keep_every", "views",
+              "draft_batch", "micro_tokens", "test", "tasks")  # knobs that do not change what is trained
+
+
 class Run:
     """The state of a run: what a checkpoint holds, and how it is written and read."""
 
@@ -349,10 +362,8 @@ class Run:
         check_shape(found, self.model.shape, path)
         if "training" not in found:
             raise UserError(f"{path}: holds weights only, nothing to resume from; --init_from={path} starts from them")
-        same_run = ("train", "seed", "optimizer", "max_steps", "batch_tokens", "learning_rate", "fold", "oned_families",
-                    "oned_held_out", "oned_lift", "oned_min_width", "oned_max_width", "symmetries", "colors", "demos", "val", "test")
-        differ = [f"{key} was {found['config'][key]!r} and is {getattr(self.config, key)!r}" for key in same_run
-                  if found["config"][key] != getattr(self.config, key)]
+        differ = [f"{key} was {was!r} and is {getattr(self.config, key)!r}" for key, was in found["config"].items()
+                  if was != getattr(self.config, key) and key not in MAY_CHANGE]
         if differ:
             raise UserError(f"--resume goes on with the same run, but {'; '.join(differ)}. To start a new one from these weights: "
                             f"--init_from={path}")
@@ -360,6 +371,7 @@ class Run:
         self.optimizer.load_state_dict(found["optimizer"])
         self.step, self.seconds = found["step"], found["seconds"]
         self.best = tuple(found["best"]) if found["best"] else None
+        self.log.forget_after(self.step)
 
 
 def transplant(model, task_ids, path):
@@ -460,8 +472,11 @@ def test(config, model, tasks, rows, device, log, step):
     drafts, left_out = draft(model, tasks, config, rows, device, log)
     metrics, attempts = score(tasks, drafts)
     write_json(log.folder / "submission.json", submission(tasks, attempts))
-    log(f"drafts: {len(drafts)} in {clock(time.time() - begun)}, {metrics['failed_drafts']:.1%} of them no grid; "
-        f"{left_out} demonstrations did not fit; attempts are in {log.folder / 'submission.json'}")
+    log(f"drafts: {len(drafts)} in {clock(time.time() - begun)}, {metrics['failed_drafts']:.1%} of them no grid; {left_out} demonstrations "
+        f"did not fit; attempts are in {log.folder / 'submission.json'}")
+    longer = sum(b is not None and b.size + len(b) + 1 > config.max_answer for task in tasks for _, b in task.test)
+    if longer:
+        log(f"  {longer} answers are longer than max_answer = {config.max_answer} tokens and cannot be drafted; raise it")
     for task in tasks[:2]:
         log(picture(task, (attempts.get((task.id, 0)) or [None])[0], "voted"))
     exam = exam_of(tasks, config, rows, device)
@@ -469,7 +484,8 @@ def test(config, model, tasks, rows, device, log, step):
         log("no answer of these tasks is known, so there is no score")
         return {}
     metrics.update(validate(model, exam, config, device), views=config.views, step=step, seconds=time.time() - begun,
-                   times_scored=log.count("test") + 1)
+                   source=config.test,
+                   times_scored=1 + sum(m["kind"] == "test" and m.get("source") == config.test for m in log.records()))
     log.record(kind="test", **metrics)
     names = sorted(metrics["families"], key=lambda name: (name[3:], name))
     if len(names) > 1:
@@ -488,6 +504,8 @@ def main(argv=None):
     old = prepare_folder(config)
     log = Log(config.out_dir)
     source = config.init_from or (f"{config.out_dir}/ckpt.pt" if config.eval_only or config.resume else "")
+    if config.resume and not Path(source).exists():
+        raise UserError(f"{source} does not exist: nothing was saved there yet. Start again without --resume")
     found = load_checkpoint(source) if source else None        # before the data: a wrong path shows at once
 
     data = load_data(config)
@@ -518,7 +536,12 @@ def main(argv=None):
             raise UserError(f"{len(unknown)} tasks, {unknown[0]} the first, were not trained on, and this network keeps rules in its weights: "
                             f"`python train.py CONFIG --tasks={config.tasks or config.test}` trains with their demonstrations and solves them")
 
-    for path in old:
+    stream, exam = None, None
+    if not config.eval_only:
+        banned = {arc.pair_key(*pair) for task in data["val"] + data["test"] for pair in known_pairs(task)}
+        stream = Generated(config, data["families"], banned) if data["train"] is None else FromTasks(data["train"], config, rows, device)
+        exam = exam_of(data["val"], config, rows, device)
+    for path in old:                                           # all is well: now, and not before, an older run may go
         path.unlink()
     network, tables = model.counts()
     log(f"device: {device.type} ({why}); torch {torch.__version__}")
@@ -532,9 +555,6 @@ def main(argv=None):
                                                 "dropped": data["dropped"], "command": " ".join(sys.argv) if argv is None else ""})
         log(f"steps: {config.max_steps} of {config.batch_tokens} tokens, {config.optimizer}, learning rate {config.learning_rate}, "
             f"seed {config.seed}; results in {config.out_dir}/" + (f"; resumed at step {run.step}" if run.step else ""))
-        banned = {arc.pair_key(*pair) for task in data["val"] + data["test"] for pair in known_pairs(task)}
-        stream = Generated(config, data["families"], banned) if data["train"] is None else FromTasks(data["train"], config, rows, device)
-        exam = exam_of(data["val"], config, rows, device)
         interrupted = train(config, model, optimizer, run, stream, exam, rows, device, log)
         if stream.left_out:
             log(f"{stream.left_out} demonstrations did not fit max_len = {config.max_len} in training")
@@ -557,3 +577,6 @@ if __name__ == "__main__":
         main()
     except UserError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted. If training was done, --eval_only drafts and scores again", file=sys.stderr)
+        sys.exit(130)

@@ -6,12 +6,21 @@ A config file is a list of plain assignments; `--key=value` on the command line 
 import ast
 import difflib
 import runpy
+import types
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 
 class UserError(ValueError):
     """Something its reader can mend: shown without a traceback. The text names the value and the cure."""
+
+
+RANGES = (                                                     # knobs, the least and the most they may be
+    ("max_steps demos keep_every micro_tokens frame", 0, 10 ** 9),
+    ("batch_tokens n_layer n_head n_kv_head n_embd n_mlp views draft_batch eval_every log_every oned_eval oned_min_width", 1, 10 ** 9),
+    ("max_len", 8, 10 ** 9), ("max_answer", 2, 10 ** 9), ("seed", 0, 2 ** 31 - 1), ("workers", -1, 256),
+    ("dropout beta1 beta2", 0, 0.9999), ("warmup decay oned_lift", 0, 1), ("weight_decay embed_decay grad_clip", 0, 10 ** 6),
+)
 
 
 @dataclass
@@ -48,7 +57,7 @@ class Config:
     oned_eval: int = 25             # tasks a family in val, and as many in test
 
     # -- the network (model.py)
-    encoding: str = "quadtree"      # a name in encodings/__init__.py
+    encoding: str = "quadtree"      # a name in encodings/index.py
     n_layer: int = 4
     n_head: int = 2                 # heads; n_embd / n_head must be even for rotary encodings
     n_kv_head: int = 2              # grouped-query attention: n_head / n_kv_head heads share a key and a value
@@ -87,12 +96,20 @@ class Config:
         if self.tasks:
             self.test = self.tasks
         self.device = self.device.lower()
-        for key, least in dict(max_steps=0, batch_tokens=1, demos=0, max_len=8, max_answer=2, n_layer=1, n_head=1, n_kv_head=1,
-                               n_embd=1, n_mlp=1, views=1, draft_batch=1, eval_every=1, log_every=1, oned_eval=1).items():
-            if getattr(self, key) < least:
-                raise UserError(f"{key} = {getattr(self, key)} is too small; the least is {least}")
+        for keys, least, most in RANGES:
+            for key in keys.split():
+                if not least <= getattr(self, key) <= most:
+                    raise UserError(f"{key} = {getattr(self, key)} is out of its range, {least} to {most}")
         if not self.learning_rate > 0:
             raise UserError(f"learning_rate = {self.learning_rate} must be larger than 0")
+        if self.oned_min_width > self.oned_max_width:
+            raise UserError(f"oned_min_width = {self.oned_min_width} is larger than oned_max_width = {self.oned_max_width}")
+        if self.max_answer >= self.max_len:
+            raise UserError(f"max_answer = {self.max_answer} leaves no room for a prompt in max_len = {self.max_len}")
+        if self.dtype not in ("", "bfloat16", "float32"):
+            raise UserError(f"dtype {self.dtype!r}: there are bfloat16 and float32")
+        if self.resume and (self.init_from or self.overwrite or self.eval_only):
+            raise UserError("--resume goes on with a run; it goes with none of --init_from, --overwrite and --eval_only")
         for total, part in (("n_embd", "n_head"), ("n_head", "n_kv_head")):
             if getattr(self, total) % getattr(self, part):
                 raise UserError(f"{total} = {getattr(self, total)} must be a multiple of {part} = {getattr(self, part)}")
@@ -124,23 +141,43 @@ def read_value(key, value, kind, where):
     return value
 
 
+def read_config(path):
+    """The plain assignments of a config file; imports, functions and names that begin with _ are its own business."""
+    here = Path(__file__).parent
+    for place in (Path(path), here.parent / path):
+        if place.is_file() and place.suffix == ".py":
+            break
+    else:
+        raise UserError(f"{path}: no such config file (a .py file); there are {', '.join(f'config/{p.name}' for p in sorted(here.glob('[!_]*.py')))}")
+    try:
+        found = runpy.run_path(str(place))
+    except Exception as error:
+        raise UserError(f"{path}: {type(error).__name__}: {error}") from None
+    return {key: value for key, value in found.items()
+            if not key.startswith("_") and not callable(value) and not isinstance(value, types.ModuleType)}
+
+
 def load(argv):
     """[config file] --key=value ... -> (Config, {key: value} as given). A bare --key means True."""
     kinds = {field.name: field.type for field in fields(Config)}
     given, name = {}, "run"
     for arg in argv:
+        if arg in ("-h", "--help"):
+            raise SystemExit("python train.py config/NAME.py --key=value ...   The knobs, with advice, are in config/__init__.py; their defaults:\n"
+                             + "\n".join(f"  --{field.name}={field.default!r}" for field in fields(Config)))
         if arg.startswith("--"):
             key, equals, value = arg[2:].partition("=")
-            found, where = {key.replace("-", "_"): value if equals else "True"}, "command line"
-        elif not Path(arg).is_file():
-            raise UserError(f"{arg}: no such config file; there are {', '.join(sorted(map(str, Path('config').glob('[!_]*.py'))))}")
+            key, where = key.replace("-", "_"), "command line"
+            if not equals and kinds.get(key, bool) is not bool:
+                raise UserError(f"--{key} needs a value, and is written --{key}=VALUE ({kinds[key].__name__})")
+            found = {key: value if equals else "True"}
         else:
-            found, where, name = runpy.run_path(arg), arg, Path(arg).stem
-            found = {key: value for key, value in found.items() if not key.startswith("_")}
+            found, where, name = read_config(arg), arg, Path(arg).stem
         for key, value in found.items():
             if key not in kinds:
-                near = difflib.get_close_matches(key, kinds, 1, 0)[0]
-                raise UserError(f"{where}: there is no knob {key!r}; did you mean {near} ({kinds[near].__name__})?")
+                near = difflib.get_close_matches(key, kinds, 1, 0.6) or [k for k in kinds if "".join(w[0] for w in k.split("_")) == key]
+                raise UserError(f"{where}: there is no knob {key!r}" + (f"; did you mean {near[0]} ({kinds[near[0]].__name__})?" if near
+                                                                      else "; config/__init__.py lists them, and --help prints them"))
             given[key] = read_value(key, value, kinds[key], where)
-    given.setdefault("out_dir", f"out/{name}")
+    given["out_dir"] = given.get("out_dir") or f"out/{name}"
     return Config(**given), given

@@ -98,7 +98,7 @@ def check_grid(grid, where):
 
 def read_json(path):
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file. A source is `oned`, an ARC JSON file, a directory of them, "
                         f"arc1:training, arc1:evaluation, arc2:training or arc2:evaluation; join several with +") from None
@@ -136,6 +136,8 @@ def read_file(path):
         raise UserError(f"{path}: expected {{task id: {{'train': [...], 'test': [...]}}}} and found no task")
     twin = path.with_name(path.name.replace("challenges", "solutions"))
     solutions = read_json(twin) if twin != path and twin.exists() else {}
+    if not isinstance(solutions, dict) or not all(isinstance(outputs, list) for outputs in solutions.values()):
+        raise UserError(f"{twin}: expected {{task id: [output of each test pair]}}")
     return [read_task(name, task, path, solutions.get(name)) for name, task in raw.items()]
 
 
@@ -192,11 +194,11 @@ def frame_for(tasks, least=1):
 
 
 def check_frame(tasks, frame):
-    for task in tasks:
-        for grid in grids(task):
-            if max(grid.shape) >= frame:
-                raise UserError(f"task {task.id}: a grid of {grid.shape[0]}x{grid.shape[1]} does not fit the frame of {frame} "
-                                f"(sides up to {frame - 1}); train with a larger --frame")
+    wide = [(max(grid.shape), task.id, grid.shape) for task in tasks for grid in grids(task) if max(grid.shape) >= frame]
+    if wide:
+        side, name, (H, W) = max(wide)
+        raise UserError(f"task {name}: a grid of {H}x{W} does not fit the frame of {frame} (sides up to {frame - 1}), and so in "
+                        f"{len({name for _, name, _ in wide})} tasks; train with --frame={1 << side.bit_length()}, or leave them out")
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -290,6 +292,8 @@ def main(argv=None):
     tasks = oned.draw_tasks("look", 18) if argv[0] == "oned" else load(argv[0])
     found = {task.id: task for task in tasks}
     name = argv[1] if len(argv) > 1 else tasks[0].id
+    if name not in found:                                      # `oned 1d_flip` shows the first of that family
+        name = next((t.id for t in tasks if t.id.startswith(name)), name)
     if name not in found:
         import difflib
         near = difflib.get_close_matches(name, found, 3, 0) or list(found)[:3]

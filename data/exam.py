@@ -31,7 +31,7 @@ class Exam:
     """Queries as documents. The prompt and the fixed allowance max_answer decide which demonstrations fit, never the answer."""
 
     def __init__(self, tasks, asked, config, rows, prompt_only, device):
-        self.tasks, self.asked, self.left_out = tasks, asked, 0
+        self.tasks, self.asked, self.left_out = tasks, asked, 0    # left_out: demonstrations that did not fit
         first, pairs = [], []
         for task in tasks:
             first.append(len(pairs))

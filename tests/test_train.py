@@ -537,3 +537,21 @@ def test_control_c_saves_and_resume_goes_on(run, tmp_path, monkeypatch):
         run("config/quadtree.py", resume=True, **knobs)
     assert checkpoint(tmp_path / "run")["step"] == step + 3
     assert f"resumed at step {step}" in log_of(tmp_path / "run")
+
+
+def test_resume_records_nothing_twice_and_refuses_other_knobs(run, tmp_path):
+    run(max_steps=6, eval_every=3, log_every=1)
+    folder = tmp_path / "run"
+    whole = records(folder, "train")
+    found = checkpoint(folder)
+    with pytest.raises(UserError, match="weight_decay was 0.2 and is 0.5"):
+        run(max_steps=6, eval_every=3, log_every=1, weight_decay=0.5, resume=True)
+    torch.save({**found, "step": 3}, folder / "ckpt.pt")       # as if it had been killed after step 3 was saved
+    run(max_steps=6, eval_every=3, log_every=1, resume=True)
+    assert [m["step"] for m in records(folder, "train")] == [m["step"] for m in whole]
+
+
+def test_a_reader_who_leaves_does_not_stop_the_run(tmp_path):
+    command = " ".join([sys.executable, "train.py", *flags(**{**TINY, "max_steps": 5, "log_every": 1, "out_dir": tmp_path / "run"})])
+    subprocess.run(f"{command} | head -2", shell=True, cwd=ROOT, check=True, capture_output=True)
+    assert checkpoint(tmp_path / "run")["step"] == 5 and "pass2" in (tmp_path / "run" / "log.txt").read_text()
