@@ -313,15 +313,16 @@ def backward(config, model, data, item, micro, device, static):
     the whole step, so the split changes nothing. -> (mean loss over all outputs, over the queries' outputs), on the device."""
     pairs, docs = item
     pairs = data.store if pairs is None else pairs.to(device)
-    total = torch.zeros(2, device=device)
+    total, n, n_query = torch.zeros(2, device=device), docs.targets(), docs.targets(QUERY)
     for part in bins(docs.lengths(), micro):
         batch = gather(pairs, docs.take(part), **(static(micro) if static else {}))
         with autocast(config, device):
             logits = model(batch.tokens, batch.coords, batch.docs, batch.labels)
         nll = F.cross_entropy(logits.float(), batch.targets, ignore_index=IGNORE, reduction="none")
-        (nll.sum() / docs.targets()).backward()
-        total += torch.stack([nll.detach().sum(), (nll.detach() * batch.query).sum()])
-    return total / torch.tensor([docs.targets(), docs.targets(QUERY)], device=device)
+        loss = nll.sum() / n
+        loss.backward()
+        total += torch.stack([loss.detach(), (nll.detach() * batch.query).sum() / n_query])
+    return total
 
 
 def compiled(model, config, device):

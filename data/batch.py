@@ -18,6 +18,11 @@ IGNORE = -100                                                  # cross_entropy's
 DEMO, QUERY = 1, 2                                             # kinds of segments; 0: filler
 
 
+def send(tensor, device):
+    """To the device; to CUDA from pinned memory, so that the host need not wait for what runs there."""
+    return tensor.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else tensor.to(device)
+
+
 class Pairs:
     """Encoded pairs, flat. tokens (N,) uint8 and coords (N, 4) int16 of all of them, each under each symmetry; start, length
     and prompt (P, S): where pair p under symmetry s begins, its tokens, and how many come before the answer."""
@@ -33,7 +38,7 @@ class Pairs:
         self.coords = torch.from_numpy(trace([tokens for tokens, _ in coded]))
 
     def to(self, device):
-        self.tokens, self.coords = self.tokens.to(device), self.coords.to(device)
+        self.tokens, self.coords = send(self.tokens, device), send(self.coords, device)
         return self
 
 
@@ -132,11 +137,9 @@ def gather(pairs, docs, capacity=0, max_docs=0, max_len=0):
     tables = np.concatenate([docs.tables, np.tile(np.arange(docs.tables.shape[1]), (extra, 1))])
     labels = np.concatenate([docs.labels, np.zeros((extra, 2), int)])
 
-    def send(array):
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
-        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-    start, length, doc, slot, first, kind, _ = send(segments.T)
-    tables, labels, ends = send(tables), send(labels), send(ends.astype(np.int32))
+    ready = lambda array: send(torch.from_numpy(np.ascontiguousarray(array)), device)
+    start, length, doc, slot, first, kind, _ = ready(segments.T)
+    tables, labels, ends = ready(tables), ready(labels), ready(ends.astype(np.int32))
 
     which = torch.repeat_interleave(torch.arange(len(start), device=device), length, output_size=T)      # (T,) segment
     place = torch.arange(T, device=device) - (length.cumsum(0) - length)[which] + start[which]
