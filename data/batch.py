@@ -12,7 +12,7 @@ import torch
 
 from config import UserError
 from data import oned
-from data.arc import SYMMETRIES, VOCAB, color_table, encode_pair, fixed_colors, pair_key, trace, transform
+from data.arc import SYMMETRIES, VOCAB, color_table, encode_pair, fixed_colors, pair_key, trace, transform, view_task
 
 IGNORE = -100                                                  # cross_entropy's label for "no target here"
 DEMO, QUERY = 1, 2                                             # kinds of segments; 0: filler
@@ -165,7 +165,7 @@ def known_pairs(task):
 
 class Generated:
     """`oned` without end: the tasks of step i are drawn for step i, so nothing is stored and nothing repeats."""
-    store, left_out = None, 0                                  # each step brings its own pairs
+    store, left_out, TRIES = None, 0, 10000                    # each step brings its own pairs
 
     def __init__(self, config, families, banned):
         self.config, self.families, self.banned = config, families, banned
@@ -182,17 +182,22 @@ class Generated:
         return self.config.max_steps
 
     def __getitem__(self, step):
-        c, rng, used = self.config, np.random.default_rng([self.config.seed, step]), 0
+        c, rng, used, rejected = self.config, np.random.default_rng([self.config.seed, step]), 0, 0
         pairs, chosen, symmetries = [], [], []
-        for task in oned.stream(f"train/{c.seed}/{step}", self.families, (c.oned_min_width, c.oned_max_width), c.oned_lift,
-                                banned=self.banned, key=pair_key):
+        for task in oned.stream(f"train/{c.seed}/{step}", self.families, (c.oned_min_width, c.oned_max_width), c.oned_lift):
             symmetry = int(rng.integers(SYMMETRIES)) if c.symmetries else 0
-            shown = [tuple(transform(grid, symmetry) for grid in pair) for pair in [*task.train[:c.demos], *task.test[:1]]]
+            view = view_task(task, symmetry, color_table(rng) if c.colors else np.arange(VOCAB))
+            shown = [*view.train[:c.demos], *view.test[:1]]
+            if any(pair_key(*pair) in self.banned for pair in shown):          # judged as the network would see it
+                rejected += 1
+                if rejected > self.TRIES:
+                    raise UserError(f"{self.TRIES} generated tasks in one step hold a pair of val or test; raise --oned_max_width, or "
+                                    "lower --oned_eval")
+                continue
             length = sum(3 + sum(g.shape[0] * (g.shape[1] + 1) for g in pair) for pair in shown)
             if used + length > c.batch_tokens:
                 break
-            table = color_table(rng) if c.colors else np.arange(VOCAB)
-            chosen.append((range(len(pairs), len(pairs) + len(shown)), 0, table, 0))
+            chosen.append((range(len(pairs), len(pairs) + len(shown)), 0, np.arange(VOCAB), 0))
             symmetries.append(symmetry)
             pairs, used = pairs + shown, used + length
         coded = Pairs(pairs)

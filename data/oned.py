@@ -324,11 +324,11 @@ def draw_task(rng, family, widths=(7, 16), lift=False, rows=ROWS, name="0"):
     raise UserError(f"{family}: no task of width {n} in {TRIES} drawings; allow wider rows")
 
 
-def stream(seed, families=None, widths=(7, 16), lift=0.2, balanced=False, banned=frozenset(), key=None):
+def stream(seed, families=None, widths=(7, 16), lift=0.2, balanced=False):
     """Tasks without end, the same for the same seed, a number or a string such as "0/17".
 
     `balanced` takes the families in turn and lifts exactly the share `lift` of each, for validation and test; without
-    it both are left to chance, for training. No task holds a pair with key(input, output) in the set `banned`.
+    it both are left to chance, for training.
     """
     rng, names = random.Random(seed), list(families or FAMILIES)
     for i in itertools.count():
@@ -336,19 +336,12 @@ def stream(seed, families=None, widths=(7, 16), lift=0.2, balanced=False, banned
         lifted = round((turn + 1) * lift) > round(turn * lift)
         if not balanced:
             family, lifted = names[draw(rng, 0, len(names) - 1)], rng.random() < lift
-        for _ in range(TRIES):
-            task = draw_task(rng, family, widths, lifted, name=str(i))
-            if not banned or banned.isdisjoint(key(*pair) for pair in task.train + task.test):
-                break
-        else:
-            raise UserError(f"{family}: every one of {TRIES} tasks of widths {widths} holds a banned pair; "
-                            "allow wider rows or ban fewer pairs")
-        yield task
+        yield draw_task(rng, family, widths, lifted, name=str(i))
 
 
-def draw_tasks(seed, count, families=None, widths=(7, 16), lift=0.2, balanced=True, **rest):
+def draw_tasks(seed, count, families=None, widths=(7, 16), lift=0.2, balanced=True):
     """The first `count` tasks of such a stream, as a list."""
-    return list(itertools.islice(stream(seed, families, widths, lift, balanced, **rest), count))
+    return list(itertools.islice(stream(seed, families, widths, lift, balanced), count))
 
 
 def widest(families, width):

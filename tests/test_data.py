@@ -10,7 +10,7 @@ import torch
 
 from config import Config, UserError
 from conftest import arc_data, flip_tasks, grid, make_task, random_grid, raw, write_tasks
-from data import arc
+from data import arc, oned
 from data.arc import END, OUT, ROW, START, SYMMETRIES, VOCAB
 from data.batch import IGNORE, FromTasks, Generated, Pairs, bins, documents, fit_demos, gather, held_out
 from data.exam import Exam, questions
@@ -447,3 +447,27 @@ def test_cells_of_the_plain_view():
     task = make_task("t", "1 > 1", "3 > 1234")
     cells = lambda text: score([task], [Draft("t", 0, 0, grid(text), 0)])[0]["draft_cells"]
     assert (cells("1234"), cells("1299"), cells("12 34")) == (1, 0.5, 0)
+
+
+def test_generated_steps_hold_no_pair_of_val_or_test_as_the_network_sees_them():
+    """Colours are permuted and grids turned after a task is drawn, so the guard has to look at the outcome."""
+    config = Config(max_steps=20, batch_tokens=1536, symmetries=True, oned_max_width=9)
+    banned = {arc.pair_key(*pair) for task in oned.draw_tasks("held", 40, ["1d_move_1p"], (7, 9)) for pair in task.train + task.test}
+
+    def hits(source):
+        found = 0
+        for step in range(20):
+            pairs, docs = source[step]
+            tokens = gather(pairs, docs).tokens.numpy()
+            for pair in np.split(tokens, np.flatnonzero(tokens == START)[1:]):
+                a, b = np.split(pair[1:-1], np.flatnonzero(pair[1:-1] == OUT))
+                found += arc.pair_key(arc.decode_grid(a), arc.decode_grid(b[1:])) in banned
+        return found
+    assert hits(Generated(config, ["1d_move_1p"], set())) > 50
+    assert hits(Generated(config, ["1d_move_1p"], banned)) == 0
+
+
+def test_generator_that_has_nothing_left(monkeypatch):
+    monkeypatch.setattr("data.batch.pair_key", lambda *pair: 0)
+    with pytest.raises(UserError, match="hold a pair of val or test; raise --oned_max_width"):
+        Generated(Config(), ["1d_move_1p"], {0})[0]

@@ -307,19 +307,6 @@ def test_widths(family):
     assert min(seen(7, 16)) >= narrowest and max(seen(7, 16)) <= (30 if padded else 16)
 
 
-def test_banned_pairs_never_appear():
-    def key(before, after):
-        return before.tobytes() + after.tobytes()
-    banned = {key(*pair) for task in draw_tasks("banned", 500, ["1d_move_1p"], (7, 8), lift=0) for pair in task.train}
-    def hits(**ban):
-        tasks = draw_tasks("training", 100, ["1d_move_1p"], (7, 9), lift=0.2, **ban)
-        assert len(tasks) == 100
-        return sum(key(*pair) in banned for task in tasks for pair in task.train + task.test)
-    assert hits() > 50 and hits(banned=banned, key=key) == 0
-    with pytest.raises(UserError, match="1d_move_1p.*banned"):
-        draw_tasks(0, 1, ["1d_move_1p"], banned={0}, key=lambda before, after: 0)
-
-
 def test_bad_requests_name_value_and_cure():
     with pytest.raises(UserError, match="'1d_mirorr'.* first: 1d_mirror, .*1d_recolor_oe"):
         draw_tasks(0, 1, families=["1d_mirorr"])
