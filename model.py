@@ -19,16 +19,17 @@ from config import UserError
 from data.arc import END, KEEP, ROW, START, STEP, VOCAB, advance
 
 # The folder encodings/ goes by the name `positions` in imports: Python has a package `encodings` of its own (its codecs),
-# which is loaded before any program starts.
+# which is loaded before any program starts. For the same reason it holds no __init__.py: with PYTHONPATH=. Python would
+# take it for its codecs, and not start.
 sys.modules["positions"] = types.ModuleType("positions")
 sys.modules["positions"].__path__ = [str(Path(__file__).with_name("encodings"))]
 from positions.index import build                              # noqa: E402
 
-try:                                                           # flash attention over documents of any length; torch >= 2.10
+try:                                                           # flash attention over documents of any length
     from torch.nn.attention.varlen import varlen_attn
+    VARLEN_KNOBS = inspect.signature(varlen_attn).parameters   # window_size: torch >= 2.11; enable_gqa: torch >= 2.12
 except ImportError:
-    varlen_attn = None
-VARLEN_GQA = varlen_attn is not None and "enable_gqa" in inspect.signature(varlen_attn).parameters      # torch >= 2.12
+    VARLEN_KNOBS = {}
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Shape:
     n_views: int = 0                                           # rows of the view embedding; 0: none
 
 
-class Batch(NamedTuple):
+class Layout(NamedTuple):
     """Documents laid end to end. What is known of the batch and the same in every layer."""
     docs: object                                               # (D + 1,) where each begins; a list where attention loops
     rotary: object                                             # None, or cosines and sines (T, nh or 1, hs / 2)
@@ -87,26 +88,26 @@ def apply_rotary(x, rotary):
 
 
 def has_varlen(device, dtype):
-    return varlen_attn is not None and device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
+    return "window_size" in VARLEN_KNOBS and device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
 
 
-def attend(q, k, v, batch, layer):
+def attend(q, k, v, layout, layer):
     """Attention of each token over its own document. q (T, nh, hs), k and v (T, n_kv, hs) -> (T, nh, hs)."""
-    if batch.cache is not None:
-        batch.cache.write(layer, batch.doc, batch.index, k, v)
-        if len(q) == batch.cache.B:                            # a decode step: one token a document, against the cache
-            k, v = batch.cache.read(layer).transpose(2, 3)     # (B, n_kv, span, hs)
-            seen = torch.arange(k.shape[2], device=q.device) <= batch.index[:, None]
+    if layout.cache is not None:
+        layout.cache.write(layer, layout.doc, layout.index, k, v)
+        if len(q) == layout.cache.B:                            # a decode step: one token a document, against the cache
+            k, v = layout.cache.read(layer).transpose(2, 3)     # (B, n_kv, span, hs)
+            seen = torch.arange(k.shape[2], device=q.device) <= layout.index[:, None]
             return F.scaled_dot_product_attention(q[:, :, None], k, v, seen[:, None, None], enable_gqa=True)[:, :, 0]
     if has_varlen(q.device, q.dtype):
         gqa = q.shape[1] != k.shape[1]
-        if gqa and not VARLEN_GQA:
+        if gqa and "enable_gqa" not in VARLEN_KNOBS:
             k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
-        return varlen_attn(q, k, v, batch.docs, batch.docs, batch.max_len, batch.max_len,
-                           window_size=(-1, 0) if batch.causal else (-1, -1), **({"enable_gqa": gqa} if VARLEN_GQA else {}))
-    lengths = [b - a for a, b in zip(batch.docs, batch.docs[1:])]      # no mask, no padding: a loop over documents
+        return varlen_attn(q, k, v, layout.docs, layout.docs, layout.max_len, layout.max_len,
+                           window_size=(-1, 0) if layout.causal else (-1, -1), **({"enable_gqa": gqa} if "enable_gqa" in VARLEN_KNOBS else {}))
+    lengths = [b - a for a, b in zip(layout.docs, layout.docs[1:])]      # no mask, no padding: a loop over documents
     parts = zip(*(x.transpose(0, 1)[None].split(lengths, dim=2) for x in (q, k, v)))           # (1, heads, length, hs) each
-    out = [F.scaled_dot_product_attention(*qkv, is_causal=batch.causal, enable_gqa=True) for qkv in parts]
+    out = [F.scaled_dot_product_attention(*qkv, is_causal=layout.causal, enable_gqa=True) for qkv in parts]
     return torch.cat(out, dim=2)[0].transpose(0, 1)            # (T, nh, hs)
 
 
@@ -120,11 +121,11 @@ class Attention(nn.Module):
         self.wo = nn.Linear(shape.n_head * self.hs, shape.n_embd, bias=False)
         self.wo.into_residual = True
 
-    def forward(self, x, batch):
+    def forward(self, x, layout):
         q, k, v = (w(x).unflatten(-1, (-1, self.hs)) for w in (self.wq, self.wk, self.wv))     # (T, heads, hs)
-        if batch.rotary is not None:
-            q, k = apply_rotary(q, batch.rotary), apply_rotary(k, batch.rotary)
-        return self.wo(attend(q, k, v, batch, self.layer).flatten(-2))
+        if layout.rotary is not None:
+            q, k = apply_rotary(q, layout.rotary), apply_rotary(k, layout.rotary)
+        return self.wo(attend(q, k, v, layout, self.layer).flatten(-2))
 
 
 class MLP(nn.Module):
@@ -148,8 +149,8 @@ class Block(nn.Module):
         self.norm2, self.mlp = nn.RMSNorm(shape.n_embd), MLP(shape)
         self.dropout = nn.Dropout(shape.dropout)
 
-    def forward(self, x, batch):
-        x = x + self.dropout(self.attention(self.norm1(x), batch))
+    def forward(self, x, layout):
+        x = x + self.dropout(self.attention(self.norm1(x), layout))
         return x + self.dropout(self.mlp(self.norm2(x)))
 
 
@@ -170,7 +171,7 @@ class GPT(nn.Module):
 
     def init(self, module):
         """Matrices keep the size of what they read; those that write into the residual stream are smaller, so that
-        n_layer blocks of two writes add up to about one (GPT-2). Embeddings start at size 1, as RMSNorm makes them anyway."""
+        n_layer blocks of two writes add up to about one (GPT-2). Embeddings start at 0.5: two or three of them make about one."""
         if isinstance(module, nn.Linear):
             std = module.in_features ** -0.5
             if getattr(module, "into_residual", False):
@@ -194,11 +195,11 @@ class GPT(nn.Module):
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         angles = self.encoding.angles(coords)
         rotary = None if angles is None else (angles.cos(), angles.sin())
-        if not has_varlen(x.device, dtype):
+        if not has_varlen(x.device, dtype) and (cache is None or len(tokens) != cache.B):
             docs = docs.tolist()
-        batch = Batch(docs, rotary, self.shape.max_len, causal, cache, doc, coords[:, 0])
+        layout = Layout(docs, rotary, self.shape.max_len, causal, cache, doc, coords[:, 0])
         for block in self.blocks:
-            x = block(x, batch)
+            x = block(x, layout)
         return self.head(self.norm(x))
 
     def counts(self):

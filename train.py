@@ -30,7 +30,7 @@ from data.batch import IGNORE, QUERY, FromTasks, Generated, bins, gather, known_
 from data.exam import Exam, questions
 from data.score import as_draft, score, submission, write_json
 from data.sources import load_data
-from model import GPT, Shape, check_shape, from_checkpoint, generate, load_checkpoint, save_checkpoint
+from model import GPT, Shape, check_shape, generate, has_varlen, load_checkpoint, save_checkpoint
 
 # --------------------------------------------------------------------------------------------------------------------
 # The machine
@@ -175,7 +175,7 @@ def teacher_forced(model, exam, config, device):
     """The known answer is fed in, and each next token asked for. Greedy decoding gives the same grid if and only if every argmax
     is right, so `exact` needs no decoding. -> dict of arrays over exam.asked: exact, nll, n, cells, right."""
     out = {name: np.zeros(len(exam.asked)) for name in ("exact", "nll", "n", "cells", "right")}
-    for which in bins(exam.docs.lengths(), max(config.micro_limit(), config.max_len)) if exam.where else []:
+    for which in bins(exam.docs.lengths(), config.micro_limit()):
         batch = exam.batch(which)
         with autocast(config, device):
             logits = model(batch.tokens, batch.coords, batch.docs, batch.labels).float()
@@ -200,7 +200,7 @@ def validate(model, exam, config, device):
     families = defaultdict(list)
     for (t, *_), exact in zip(exam.asked, got["exact"]):
         families[exam.tasks[t].id.partition("/")[0] if "/" in exam.tasks[t].id else "all"].append(exact)
-    share = lambda part, whole: got[part].sum() / got[whole].sum() if exam.where else math.nan
+    share = lambda part, whole: got[part].sum() / max(1, got[whole].sum())
     return {"loss": share("nll", "n"), "cells": share("right", "cells"),
             "exact": got["exact"].mean(), "n": len(exam.asked), **by_dimension(families)}
 
@@ -326,8 +326,8 @@ def backward(config, model, data, item, micro, device, static):
 
 
 def compiled(model, config, device):
-    """-> (the network to train, how to fill its batches). On CUDA it is compiled, and every batch has the same shape, so once."""
-    if device.type != "cuda" or not config.compile:
+    """-> (the network to train, how to fill its batches). With flash attention it is compiled, and every batch has the same shape, so once."""
+    if not config.compile or not has_varlen(device, torch.float32 if config.dtype == "float32" else torch.bfloat16):
         return model, None
     fill = lambda micro: dict(capacity=micro, max_docs=config.max_docs() + micro // config.max_len + 1, max_len=config.max_len)
     return torch.compile(model, dynamic=False), fill
@@ -338,7 +338,7 @@ def clock(seconds):
 
 
 MAY_CHANGE = ("out_dir", "overwrite", "resume", "init_from", "device", "compile", "workers", "log_every", "keep_every", "views",
-              "draft_batch", "micro_tokens", "test", "tasks")  # knobs that do not change what is trained
+              "draft_batch", "micro_tokens")  # knobs that do not change what is trained
 
 
 class Run:
@@ -347,11 +347,12 @@ class Run:
     def __init__(self, config, model, optimizer, task_ids, log):
         self.config, self.model, self.optimizer, self.task_ids, self.log = config, model, optimizer, task_ids, log
         self.step, self.best, self.seconds = 0, None, 0.0      # best: (exact, -loss) on val
+        self.versions = versions()                             # of the start: files may be edited while a run goes on
 
     def save(self, name, training=True):
         """Averaged weights (what anyone uses); and, for resume, the weights in training and the optimizer's state."""
         rest = dict(config=dataclasses.asdict(self.config), task_ids=self.task_ids, step=self.step, best=self.best, seconds=self.seconds,
-                    versions=versions())
+                    versions=self.versions)
         if training:
             rest.update(training={k: v.detach().clone() for k, v in self.model.state_dict().items()},
                         optimizer=self.optimizer.state_dict())
@@ -363,8 +364,8 @@ class Run:
         check_shape(found, self.model.shape, path)
         if "training" not in found:
             raise UserError(f"{path}: holds weights only, nothing to resume from; --init_from={path} starts from them")
-        differ = [f"{key} was {was!r} and is {getattr(self.config, key)!r}" for key, was in found["config"].items()
-                  if was != getattr(self.config, key) and key not in MAY_CHANGE]
+        differ = [f"{key} was {was!r} and is {getattr(self.config, key, None)!r}" for key, was in found["config"].items()
+                  if was != getattr(self.config, key, None) and key not in MAY_CHANGE]
         if differ:
             raise UserError(f"--resume goes on with the same run, but {'; '.join(differ)}. To start a new one from these weights: "
                             f"--init_from={path}")
@@ -402,10 +403,10 @@ def train(config, model, optimizer, run, data, exam, rows, device, log):
     try:
         while True:
             step, last = run.step, run.step == config.max_steps or bool(stop)
-            evaluate = last or step > first and step % config.eval_every == 0
+            evaluate = step == config.max_steps or step > first and step % config.eval_every == 0
             keep = config.keep_every and step > first and step % config.keep_every == 0
-            if evaluate or keep or step > first and step % config.log_every == 0:      # only here the host waits for the device
-                values = torch.stack([*loss.cpu(), norm.cpu().float()]).tolist()
+            if evaluate or keep or stop or step > first and step % config.log_every == 0:      # only here the host waits for the device
+                values = [*loss.tolist(), float(norm)]
                 if not all(map(math.isfinite, values)):
                     good = Path(config.out_dir) / "ckpt.pt"
                     raise UserError(f"step {step}: loss {values[0]}, gradient norm {values[2]}. Stopped; "
@@ -420,7 +421,7 @@ def train(config, model, optimizer, run, data, exam, rows, device, log):
                         f"ETA {clock((config.max_steps - step) * (now - begun) / (step - first))}")
                     log.record(kind="train", step=step, loss=values[1], loss_all_outputs=values[0], lr=rate, norm=values[2],
                                ms=ms, seconds=run.seconds)
-                if evaluate and exam and not stop:
+                if evaluate and exam:
                     with averaged(model, optimizer):
                         result = validate(model, exam, config, device)
                         task = exam.tasks[7 * (step // config.eval_every) % len(exam.tasks)]       # another one each time
@@ -432,7 +433,7 @@ def train(config, model, optimizer, run, data, exam, rows, device, log):
                     if run.best is None or (result["exact"], -result["loss"]) > run.best:
                         run.best = (float(result["exact"]), -float(result["loss"]))
                         run.save("best.pt", training=False)
-                if evaluate:
+                if evaluate or stop:
                     run.save("ckpt.pt")
                 if keep:
                     run.save(f"step_{step:06d}.pt", training=False)
@@ -440,13 +441,18 @@ def train(config, model, optimizer, run, data, exam, rows, device, log):
             if last:
                 break
 
-            item = next(items)
+            try:
+                item = next(items)
+            except RuntimeError:                               # Ctrl-C reached a worker before it could ignore it
+                if stop:
+                    continue
+                raise
             while True:
                 torch.manual_seed(config.seed * 1_000_003 + step)      # dropout of step i follows from (seed, i) too
                 try:
                     loss = backward(config, fast, data, item, micro, device, static)
                     break
-                except (torch.OutOfMemoryError, RuntimeError) as error:
+                except RuntimeError as error:
                     if not out_of_memory(error):
                         raise
                 smaller = max(micro // 2, config.max_len)
@@ -484,6 +490,8 @@ def test(config, model, tasks, rows, device, log, step):
     if not exam:
         log("no answer of these tasks is known, so there is no score")
         return {}
+    if not exam.where:
+        log("no known answer fits max_len and max_answer: the loss below is of nothing, and every grid counts as wrong")
     metrics.update(validate(model, exam, config, device), views=config.views, step=step, seconds=time.time() - begun,
                    source=config.test,
                    times_scored=1 + sum(m["kind"] == "test" and m.get("source") == config.test for m in log.records()))
@@ -530,13 +538,12 @@ def main(argv=None):
     elif found:
         transplant(model, task_ids, source)
         run.step = found["step"] if config.eval_only else 0
-    rows = {name: row for row, (name, _) in enumerate(task_ids, 1)}
-    if config.eval_only and config.demos == 0:
-        unknown = [t.id for t in data["test"] if (t.id, arc.task_key(t)) not in {tuple(i) for i in task_ids}]
-        if unknown:
-            raise UserError(f"{len(unknown)} tasks, {unknown[0]} the first, were not trained on, and this network keeps rules in its weights: "
-                            f"`python train.py CONFIG --tasks={config.tasks or config.test}` trains with their demonstrations and solves them")
-
+    row_of = {tuple(i): row for row, i in enumerate(task_ids, 1)}
+    rows = {t.id: row_of[t.id, arc.task_key(t)] for t in everything if (t.id, arc.task_key(t)) in row_of}     # others: row 0
+    unknown = [t.id for t in data["test"] if t.id not in rows]
+    if config.eval_only and config.demos == 0 and unknown:
+        raise UserError(f"{len(unknown)} tasks, {unknown[0]} the first, were not trained on, and this network keeps rules in its weights: "
+                        f"`python train.py CONFIG --tasks={config.tasks or config.test}` trains with their demonstrations and solves them")
     stream, exam = None, None
     if not config.eval_only:
         banned = {arc.pair_key(*pair) for task in data["val"] + data["test"] for pair in known_pairs(task)}
@@ -552,7 +559,7 @@ def main(argv=None):
     metrics = {}
     interrupted = False
     if not config.eval_only:
-        write_json(log.folder / "config.json", {**dataclasses.asdict(config), "given": given, "versions": versions(), "frame": frame,
+        write_json(log.folder / "config.json", {**dataclasses.asdict(config), "given": given, "versions": run.versions, "frame": frame,
                                                 "dropped": data["dropped"], "command": " ".join(sys.argv) if argv is None else ""})
         log(f"steps: {config.max_steps} of {config.batch_tokens} tokens, {config.optimizer}, learning rate {config.learning_rate}, "
             f"seed {config.seed}; results in {config.out_dir}/" + (f"; resumed at step {run.step}" if run.step else ""))

@@ -5,6 +5,7 @@ Pairs are encoded once (for each symmetry, if views are used). A document is a l
 pair. A pair's tokens and coordinates were traced from the start of a document; as the cursor at the start of slot k is
 (tokens so far, 2 k, 0, 0), placing it there is one addition.
 """
+import signal
 from typing import NamedTuple
 
 import numpy as np
@@ -207,15 +208,20 @@ class Generated:
 
     def stream(self, first, workers):
         return torch.utils.data.DataLoader(self, batch_size=None, sampler=range(first, len(self)), num_workers=workers,
-                                           collate_fn=as_it_is, persistent_workers=False)
+                                           collate_fn=as_it_is, worker_init_fn=ignore_interrupt)
 
 
 def as_it_is(item):
     return item
 
 
+def ignore_interrupt(_):
+    """Ctrl-C reaches every process of the terminal; the main one decides when to stop, and saves."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class FromTasks:
-    """Tasks from files. An epoch shows every task once, all its pairs in random order (or, with demos = 0, every pair once), each
+    """Tasks from files. An epoch shows every task once, its pairs (demos + 1 at most) in random order (or, with demos = 0, every pair once), each
     document under a random view. Steps are filled from a window of documents: the oldest, while it fits, then the longest that
     fits. The order follows from the seed alone, so resuming runs through it again without the work."""
     WINDOW = 64

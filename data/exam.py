@@ -10,20 +10,19 @@ def questions(tasks, n_views, config, seed=0):
     others show different prompts, so a symmetric task has fewer."""
     asked = []
     for t, task in enumerate(tasks):
-        rng = np.random.default_rng([seed, t])
-        fixed, views, seen = arc.fixed_colors(task, config.demos == 0), [], set()
+        rng, fixed = np.random.default_rng([seed, t]), arc.fixed_colors(task, config.demos == 0)
+        prompts = [{} for _ in task.test]                      # of each query: what the network is shown -> the view
         for attempt in range(8 * n_views):
-            symmetry = attempt % arc.SYMMETRIES if config.symmetries else 0
-            table = arc.color_table(rng, fixed) if config.colors and attempt else np.arange(arc.VOCAB)
-            shown = arc.view_task(task, symmetry, table)
-            prompt = b"".join(f"{g.shape}".encode() + g.tobytes() for pair in shown.train for g in pair)
-            prompt += b"".join(f"{a.shape}".encode() + a.tobytes() for a, _ in shown.test)
-            if prompt not in seen:
-                seen.add(prompt)
-                views.append((symmetry, table))
-            if len(views) == n_views:
+            view = (attempt % arc.SYMMETRIES if config.symmetries else 0,
+                    arc.color_table(rng, fixed) if config.colors and attempt else np.arange(arc.VOCAB))
+            shown = arc.view_task(task, *view)
+            for seen, (query, _) in zip(prompts, shown.test):
+                if len(seen) < n_views:
+                    look = [*(g for pair in shown.train[:config.demos] for g in pair), query]
+                    seen.setdefault(tuple((g.shape, g.tobytes()) for g in look), view)
+            if all(len(seen) == n_views for seen in prompts):
                 break
-        asked += [(t, i, v, *view) for i in range(len(task.test)) for v, view in enumerate(views)]
+        asked += [(t, i, v, *view) for i, seen in enumerate(prompts) for v, view in enumerate(seen.values())]
     return asked
 
 

@@ -1,4 +1,6 @@
 """Which tasks a run trains on, chooses by and is scored on: the sources of its config, with the leak guard applied."""
+from collections import Counter
+
 from config import UserError
 from data import arc, oned
 
@@ -25,12 +27,16 @@ def load_data(config):
         tasks = load(sources, name, out or families) if sources else []
         if sources and not any(t.test for t in tasks):
             raise UserError(f"{name} = {sources!r}: no task of it has a query (a test pair)")
-        twice = {t.id for t in tasks if sum(u.id == t.id for u in tasks) > 1}
+        twice = [id for id, count in Counter(t.id for t in tasks).items() if count > 1]
         if twice:
-            raise UserError(f"{name} = {sources!r} holds two tasks of the id {min(twice)}")
+            raise UserError(f"{name} = {sources!r} holds two tasks of the id {twice[0]}")
         return [t for t in tasks if t.test]
 
     val, test = [] if c.eval_only else load_queries(c.val, "val"), load_queries(c.test, "test")
+    if c.task_embed and c.val != c.test:                       # val's demonstrations are trained on: none may be a pair of test's
+        val, shared, _ = arc.guard(val, test)
+        if shared:
+            say.append(f"val:   {len(shared)} tasks left out that share an id or a pair with test: {' '.join(shared[:8])}")
     protected, train = val + test, []
     if c.train == "oned" and not c.eval_only:
         train = None
@@ -40,6 +46,8 @@ def load_data(config):
         say.append(f"train: oned, {len(families)} families, widths {c.oned_min_width}..{c.oned_max_width}, {c.oned_lift:.0%} "
                    "lifted to 2D; tasks that hold a pair of val or test are rejected")
     elif not c.eval_only:
+        if "oned" in map(str.strip, c.train.split("+")):
+            raise UserError(f"train = {c.train!r}: beside other sources, say how many generated tasks: oned#2000")
         train, dropped, merged = arc.guard(load(c.train, f"train/{c.seed}", families), protected)
         say.append(f"train: {len(train)} tasks from {c.train}; leak guard: {len(dropped)} dropped, {merged} merged into a twin"
                    + (f"; dropped: {' '.join(dropped[:8])}{' ...' if len(dropped) > 8 else ''}" if dropped else ""))

@@ -1,5 +1,4 @@
 """A 1 for the row and a 1 for the column: 2 x frame numbers (64 for ARC). Every place is learned on its own."""
-import torch
 from torch.nn.functional import one_hot
 
 from .base import Encoding

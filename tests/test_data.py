@@ -15,6 +15,7 @@ from data.arc import END, OUT, ROW, START, SYMMETRIES, VOCAB
 from data.batch import IGNORE, FromTasks, Generated, Pairs, bins, documents, fit_demos, gather, held_out
 from data.exam import Exam, questions
 from data.score import Draft, as_draft, score, submission, vote
+from data.sources import load_data
 from model import Answer
 
 RNG = np.random.default_rng(0)
@@ -471,3 +472,25 @@ def test_generator_that_has_nothing_left(monkeypatch):
     monkeypatch.setattr("data.batch.pair_key", lambda *pair: 0)
     with pytest.raises(UserError, match="hold a pair of val or test; raise --oned_max_width"):
         Generated(Config(), ["1d_move_1p"], {0})[0]
+
+
+def test_views_differ_in_what_the_network_is_shown():
+    """With demos = 0 only the query is shown, so views that differ in the demonstrations alone are one."""
+    task = make_task("same", "12 > 21; 34 > 43", "11 > 11; 120 345 > 021 543")
+    for demos, most in ((0, 9), (2, 16)):
+        asked = questions([task], 16, Config(demos=demos, task_embed=True, symmetries=True))
+        for i in (0, 1):
+            shown = [arc.view_task(task, s, table) for _, query, _, s, table in asked if query == i]
+            prompts = {str([g.tolist() for pair in view.train[:demos] for g in pair] + view.test[i][0].tolist()) for view in shown}
+            assert len(prompts) == len(shown) and (len(shown) == 16 or i == 0 and demos == 0 and len(shown) <= 2 * most)
+        assert [v for _, query, v, _, _ in asked if query == 1] == list(range(16))
+
+
+def test_val_may_not_share_a_pair_with_test_where_demonstrations_are_trained_on(tmp_path):
+    val = [make_task("a", "12 > 21; 3 > 3", "4 > 4"), make_task("b", "56 > 65", "7 > 7")]
+    test = [make_task("c", "89 > 98", "12 > 21")]
+    train = [make_task("d", "1 > 1", "2 > 2")]
+    names = [write_tasks(tmp_path / f"{n}.json", tasks) for n, tasks in (("val", val), ("test", test), ("train", train))]
+    config = Config(val=str(names[0]), test=str(names[1]), train=str(names[2]), demos=0, task_embed=True)
+    data = load_data(config)
+    assert [t.id for t in data["val"]] == ["b"] and any("a" in line and "left out" in line for line in data["say"])
