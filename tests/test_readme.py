@@ -79,3 +79,11 @@ def test_worked_cells():
     assert f"{5:05b} and {3:05b}" in README
     tokens, prompt = arc.encode_pair((arc.check_grid([[3, 0]], ""), arc.check_grid([[0, 3]], "")))
     assert "`" + " ".join(arc.NAMES[t] for t in tokens) + "`" in README and prompt == 5
+
+
+def test_headline_is_what_was_measured():
+    tests = [m for seed in (1, 2, 3) for m in map(json.loads, open(ROOT / "results" / "headline" / f"seed{seed}.jsonl")) if m["kind"] == "test"]
+    exact, pass2 = ([100 * m[key] for m in tests] for key in ("exact", "pass2"))
+    first = " ".join(README.split("```")[0].split())
+    assert len(tests) == 3 and f"**{sum(exact) / 3:.1f} % of held-out generated tasks" in first
+    assert f"{min(exact):.1f} .. {max(exact):.1f}; {sum(pass2) / 3:.1f} % pass@2" in first
