@@ -298,9 +298,8 @@ def versions():
                                 cwd=Path(__file__).parent).stdout.strip()
     except OSError:
         commit = ""
-    import schedulefree
     return dict(python=platform.python_version(), torch=str(torch.__version__), numpy=np.__version__, commit=commit or "unknown",
-                schedulefree=getattr(schedulefree, "__version__", "unknown"))
+                schedulefree=importlib.metadata.version("schedulefree"))
 
 
 def shape_for(config, frame, n_tasks):
@@ -359,8 +358,7 @@ class Run:
         with averaged(self.model, self.optimizer):
             save_checkpoint(Path(self.config.out_dir) / name, self.model, **rest)
 
-    def resume(self, path):
-        found = load_checkpoint(path)
+    def resume(self, found, path):
         check_shape(found, self.model.shape, path)
         if "training" not in found:
             raise UserError(f"{path}: holds weights only, nothing to resume from; --init_from={path} starts from them")
@@ -376,9 +374,8 @@ class Run:
         self.log.forget_after(self.step)
 
 
-def transplant(model, task_ids, path):
+def transplant(model, task_ids, found, path):
     """Start from a checkpoint's weights. Rows of the task embedding go by task id; new tasks start as the mean of all."""
-    found = load_checkpoint(path)
     if bool(found["shape"]["n_tasks"]) != bool(model.shape.n_tasks):
         raise UserError(f"{path}: a network {'with' if found['shape']['n_tasks'] else 'without'} a task embedding; set --task_embed to match")
     shape = Shape(**{**found["shape"], "n_tasks": model.shape.n_tasks})
@@ -481,7 +478,7 @@ def test(config, model, tasks, rows, device, log, step):
     write_json(log.folder / "submission.json", submission(tasks, attempts))
     log(f"drafts: {len(drafts)} in {clock(time.time() - begun)}, {metrics['failed_drafts']:.1%} of them no grid; {left_out} demonstrations "
         f"did not fit; attempts are in {log.folder / 'submission.json'}")
-    longer = sum(b is not None and b.size + len(b) + 1 > config.max_answer for task in tasks for _, b in task.test)
+    longer = sum(b is not None and len(arc.encode_grid(b)) + 1 > config.max_answer for task in tasks for _, b in task.test)
     if longer:
         log(f"  {longer} answers are longer than max_answer = {config.max_answer} tokens and cannot be drafted; raise it")
     for task in tasks[:2]:
@@ -534,9 +531,9 @@ def main(argv=None):
     optimizer = Optimizer(model, config)
     run = Run(config, model, optimizer, task_ids, log)
     if config.resume:
-        run.resume(source)
+        run.resume(found, source)
     elif found:
-        transplant(model, task_ids, source)
+        transplant(model, task_ids, found, source)
         run.step = found["step"] if config.eval_only else 0
     row_of = {tuple(i): row for row, i in enumerate(task_ids, 1)}
     rows = {t.id: row_of[t.id, arc.task_key(t)] for t in everything if (t.id, arc.task_key(t)) in row_of}     # others: row 0
@@ -557,7 +554,6 @@ def main(argv=None):
         log(line)
     log(f"model: {network:,} parameters and {tables:,} in embedding tables; encoding {config.encoding}, frame {frame}")
     metrics = {}
-    interrupted = False
     if not config.eval_only:
         write_json(log.folder / "config.json", {**dataclasses.asdict(config), "given": given, "versions": run.versions, "frame": frame,
                                                 "dropped": data["dropped"], "command": " ".join(sys.argv) if argv is None else ""})

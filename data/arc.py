@@ -5,6 +5,7 @@
 
 A pair is `start` input-rows `out` output-rows `end`; every row ends in `row`. H, W are grid rows and columns.
 """
+import difflib
 import hashlib
 import json
 import sys
@@ -295,7 +296,6 @@ def main(argv=None):
     if name not in found:                                      # `oned 1d_flip` shows the first of that family
         name = next((t.id for t in tasks if t.id.startswith(name)), name)
     if name not in found:
-        import difflib
         near = difflib.get_close_matches(name, found, 3, 0) or list(found)[:3]
         raise UserError(f"{argv[0]} has no task {name!r}; near it: {', '.join(near)}")
     print(show.task(found[name]))

@@ -145,8 +145,8 @@ def main(argv):
     if "minutes" in names:
         (HERE / "minutes.json").write_text(json.dumps(dict(ms=time_steps(), cores=os.cpu_count(), **about)))
         names.remove("minutes")
-    steps, begun, cache = knobs.load(["config/quadtree.py", *extra])[0].max_steps, time.time(), {}
-    default = knobs.load(["config/quadtree.py", *extra])[0]
+    default, begun, cache = knobs.load(["config/quadtree.py", *extra])[0], time.time(), {}
+    steps = default.max_steps
     with ThreadPoolExecutor(jobs) as pool, ThreadPoolExecutor(max(1, len(names))) as tables:
         def submit(**args):
             key = json.dumps({name: value for name, value in args.items() if value != getattr(default, name)}, sort_keys=True)
