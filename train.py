@@ -4,7 +4,6 @@
     python train.py config/quadtree.py --learning_rate=1e-3          # any knob of config/__init__.py
     python train.py config/quadtree.py --eval_only --tasks=FILE      # solve a task file of yours -> submission.json
 """
-import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -21,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from schedulefree import AdamWScheduleFree, ScheduleFreeWrapper
 
 import config as knobs
 from config import UserError
@@ -31,6 +29,7 @@ from data.exam import Exam, questions
 from data.score import as_draft, score, submission, write_json
 from data.sources import load_data
 from model import GPT, Shape, check_shape, generate, has_varlen, load_checkpoint, save_checkpoint
+from optim import Optimizer, averaged, learning_rate
 
 # --------------------------------------------------------------------------------------------------------------------
 # The machine
@@ -53,112 +52,6 @@ def autocast(config, device):
 
 def out_of_memory(error):
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Optimizers
-
-def schedulefree_adamw(groups, c):
-    return AdamWScheduleFree(groups, betas=(c.beta1, c.beta2))
-
-
-def adamw(groups, c):
-    return torch.optim.AdamW(groups, betas=(c.beta1, c.beta2))
-
-
-def muon(params, c):
-    return torch.optim.Muon(params, weight_decay=c.weight_decay, adjust_lr_fn="match_rms_adamw")
-
-
-def schedulefree_muon(params, c):
-    return ScheduleFreeWrapper(torch.optim.Muon(params, weight_decay=0, adjust_lr_fn="match_rms_adamw"),
-                               weight_decay_at_y=c.weight_decay, momentum=c.beta1)
-
-
-OPTIMIZERS = {                     # name: (for the matrices of the blocks, or None; for the rest; does the rate fall at the end?)
-    "schedulefree": (None, schedulefree_adamw, False),         # arXiv 2405.15682
-    "muon_schedulefree": (schedulefree_muon, schedulefree_adamw, False),
-    "adamw": (None, adamw, True),
-    "muon": (muon, adamw, True),                               # kellerjordan.github.io/posts/muon
-}
-
-
-class Optimizer:
-    """One or two torch optimizers as one. Every parameter is in exactly one of their groups."""
-
-    def __init__(self, model, config):
-        if config.optimizer not in OPTIMIZERS:
-            raise UserError(f"no optimizer {config.optimizer!r}; there are {', '.join(OPTIMIZERS)}")
-        for_matrices, for_rest, self.falls = OPTIMIZERS[config.optimizer]
-        matrices, head, norms, tables = [], [], [], []
-        for name, p in model.named_parameters():
-            kind = matrices if name.startswith("blocks.") and p.ndim == 2 else head if name.startswith("head.") else \
-                norms if p.ndim == 1 else tables
-            kind.append(p)
-        groups = [dict(params=matrices if for_matrices is None else [], weight_decay=config.weight_decay),
-                  dict(params=head, weight_decay=config.weight_decay), dict(params=norms, weight_decay=0.0),
-                  dict(params=tables, weight_decay=config.embed_decay)]
-        self.parts = [for_rest([group for group in groups if group["params"]], config)]
-        if for_matrices is not None:
-            self.parts.append(for_matrices(matrices, config))
-        seen = [id(p) for part in self.parts for group in part.param_groups for p in group["params"]]
-        assert sorted(seen) == sorted(id(p) for p in model.parameters()), "a parameter is in no group, or in two"
-        self.set_train_mode()
-
-    def set_train_mode(self):
-        """Say that the weights are those to train, without touching them (train() would compute them anew, and round)."""
-        for part in self.parts:
-            if isinstance(part, ScheduleFreeWrapper):
-                part.train_mode = True
-            for group in part.param_groups:
-                if "train_mode" in group:
-                    group["train_mode"] = True
-
-    def step(self, lr):
-        for part in self.parts:
-            for group in part.param_groups:
-                group["lr"] = lr
-            part.step()
-        self.zero_grad()
-
-    def zero_grad(self):
-        for part in self.parts:
-            part.zero_grad(set_to_none=True)
-
-    def state_dict(self):
-        return [part.state_dict() for part in self.parts]
-
-    def load_state_dict(self, states):
-        for part, state in zip(self.parts, states):
-            part.load_state_dict(state)
-        self.set_train_mode()
-
-
-@contextlib.contextmanager
-def averaged(model, optimizer):
-    """Inside, the model holds the averaged weights (schedule-free evaluates those) and is in eval mode; afterwards the training
-    weights are back bit for bit: switching by arithmetic, there and back, would change them."""
-    kept = [p.detach().clone() for p in model.parameters()]
-    model.eval()
-    for part in optimizer.parts:
-        if hasattr(part, "eval"):
-            part.eval()
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for p, old in zip(model.parameters(), kept):
-                p.copy_(old)
-        optimizer.set_train_mode()
-        model.train()
-
-
-def learning_rate(config, optimizer, step):
-    """Linear warm-up; then flat for schedule-free, which averages instead; the others fall linearly at the end."""
-    scale = min(1.0, (step + 1) / max(1, config.warmup * config.max_steps))
-    if optimizer.falls:
-        scale = min(scale, (config.max_steps - step) / max(1, config.decay * config.max_steps))
-    return config.learning_rate * scale
 
 
 # --------------------------------------------------------------------------------------------------------------------

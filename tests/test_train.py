@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from schedulefree import ScheduleFreeWrapper
 
 import config as knobs
 import train
@@ -18,7 +19,7 @@ from conftest import (ROOT, TINY, batch_of, checkpoint, equal, filled_model, fla
                       position_parameters, records, tiny_shape, write_tasks)
 from data.batch import IGNORE
 from model import GPT, from_checkpoint
-from train import OPTIMIZERS, Optimizer, averaged
+from optim import OPTIMIZERS, Muon, Optimizer, averaged, learning_rate, orthogonal
 
 CONFIGS = sorted(path.name for path in (ROOT / "config").glob("[!_]*.py"))
 
@@ -165,12 +166,50 @@ def test_evaluation_does_not_change_training(run, tmp_path, optimizer):
     assert sorted(p.name for p in (tmp_path / "often").glob("step_*")) == [f"step_{i:06d}.pt" for i in range(1, 5)]
 
 
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_muon_in_stacks_is_the_libraries_muon(average):
+    """torch.optim.Muon, and schedulefree.ScheduleFreeWrapper around it: the same weights and the same average."""
+    torch.manual_seed(0)
+    ours, theirs = ([torch.nn.Parameter(torch.randn(shape, generator=torch.Generator().manual_seed(i)))
+                     for i, shape in enumerate([(32, 32), (16, 32), (32, 32), (32, 16), (32, 32)])] for _ in range(2))
+    mine = Muon(ours, weight_decay=0.3, average=average)
+    other = torch.optim.Muon(theirs, weight_decay=0 if average else 0.3, adjust_lr_fn="match_rms_adamw")
+    if average:
+        other = ScheduleFreeWrapper(other, weight_decay_at_y=0.3, momentum=average)
+        other.train()
+    start = [p.detach().clone() for p in ours]
+    def same():
+        for a, b, c in zip(ours, theirs, start):
+            assert (a - b).norm() < 0.01 * (b - c).norm()
+    for step in range(6):
+        for a, b in zip(ours, theirs):
+            a.grad = torch.randn_like(a)
+            b.grad = a.grad.clone()
+        for opt in (mine, other):
+            for group in opt.param_groups:
+                group["lr"] = 0.01 * min(1, (step + 1) / 3)    # a warm-up, whose steps count less in the average
+            opt.step()
+        same()
+    if average:
+        mine.eval()
+        other.eval()
+        same()
+
+
+def test_orthogonal():
+    """Singular values of tall, wide and square matrices end near 1, each of a stack on its own."""
+    for shape in ((3, 24, 24), (2, 16, 48), (2, 48, 16)):
+        X = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e-3, 1, 1e3])[:shape[0], None, None]
+        values = torch.linalg.svdvals(orthogonal(X).float())
+        assert values.shape == (shape[0], min(shape[1:])) and values.max() < 1.3 and values.median() > 0.65
+
+
 def test_rates():
     """Schedule-free stays flat after the warm-up, the controls fall to zero."""
     config = Config(max_steps=100, warmup=0.1, decay=0.2, learning_rate=1.0)
     for optimizer in OPTIMIZERS:
         opt = model_and_optimizer(optimizer=optimizer)[1]
-        rates = [train.learning_rate(config, opt, step) for step in range(100)]
+        rates = [learning_rate(config, opt, step) for step in range(100)]
         assert np.allclose(rates[:10], np.arange(1, 11) / 10) and np.allclose(rates[10:80], 1)
         assert np.allclose(rates[80:], 1 if "schedulefree" in optimizer else np.arange(20, 0, -1) / 20)
 

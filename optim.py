@@ -1,0 +1,164 @@
+"""What changes the weights: the optimizers by name, the learning rate over a run, and the average that is evaluated."""
+import contextlib
+from collections import defaultdict
+
+import torch
+from schedulefree import AdamWScheduleFree
+
+from config import UserError
+
+
+def orthogonal(X, steps=5):
+    """The nearest semi-orthogonal matrix, roughly: singular values end between 0.7 and 1.2 (Newton-Schulz with the coefficients
+    of kellerjordan.github.io/posts/muon). X (n, rows, columns) -> the same, in bfloat16: it need not be exact."""
+    X = X.bfloat16()
+    X = X / (X.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        tall = X.shape[1] > X.shape[2]
+        A = X.mT @ X if tall else X @ X.mT                     # the smaller side squared
+        B = torch.baddbmm(A, A, A, beta=-4.7750, alpha=2.0315)
+        X = torch.baddbmm(X, X, B, beta=3.4445) if tall else torch.baddbmm(X, B, X, beta=3.4445)
+    return X
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised, at the size of AdamW's updates. The same numbers as torch.optim.Muon(adjust_lr_fn=
+    "match_rms_adamw"), but matrices of one shape are one stack, updated at once: the layers are many and small, and most
+    of the time of a loop over them is its overhead. `average` makes it schedule-free, as schedulefree.ScheduleFreeWrapper
+    does: 0.9 trains at y = 0.1 z + 0.9 x, where z takes the steps and x is their average; 0: it is not."""
+
+    def __init__(self, params, weight_decay=0.0, momentum=0.95, average=0.0):
+        shapes = defaultdict(list)
+        for p in params:
+            shapes[p.shape].append(p)
+        super().__init__([dict(params=ps) for ps in shapes.values()],
+                         dict(lr=0.0, weight_decay=weight_decay, momentum=momentum, average=average, weight_sum=0.0, lr_max=0.0, train_mode=True))
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            params, lr, beta = group["params"], group["lr"], group["average"]
+            state, y, grad = self.state[params[0]], torch.stack(params), torch.stack([p.grad for p in params])     # (n, rows, columns)
+            if not state:
+                state.update(momentum=torch.zeros_like(y), **({"z": y.clone()} if beta else {}))
+            state["momentum"].lerp_(grad, 1 - group["momentum"])
+            update = orthogonal(grad.lerp_(state["momentum"], group["momentum"]))              # Nesterov's look ahead
+            update = (0.2 * max(y.shape[1:]) ** 0.5 * update).to(y.dtype).add_(y, alpha=group["weight_decay"])
+            if beta:                                           # arXiv 2405.15682; steps of the warm-up count less in the average
+                group["lr_max"] = max(group["lr_max"], lr)
+                group["weight_sum"] += group["lr_max"] ** 2
+                share = group["lr_max"] ** 2 / group["weight_sum"]
+                y.lerp_(state["z"], share).add_(update, alpha=lr * (beta * (1 - share) - 1))
+                state["z"].sub_(update, alpha=lr)
+            else:
+                y.sub_(update, alpha=lr)
+            torch._foreach_copy_(params, y.unbind())
+
+    @torch.no_grad()
+    def eval(self):
+        """From y to x, the average; what `averaged` below undoes."""
+        for group in self.param_groups:
+            z = self.state[group["params"][0]].get("z")
+            if z is not None and group["train_mode"]:
+                torch._foreach_lerp_(group["params"], z.unbind(), 1 - 1 / group["average"])
+            group["train_mode"] = False
+
+
+def adamw(groups, c):
+    return torch.optim.AdamW(groups, betas=(c.beta1, c.beta2))
+
+
+def schedulefree_adamw(groups, c):
+    return AdamWScheduleFree(groups, betas=(c.beta1, c.beta2))
+
+
+def muon(params, c):
+    return Muon(params, c.weight_decay)
+
+
+def schedulefree_muon(params, c):
+    return Muon(params, c.weight_decay, average=c.beta1)
+
+
+OPTIMIZERS = {                     # name: (for the matrices of the blocks, or None; for the rest; does the rate fall at the end?)
+    "schedulefree": (None, schedulefree_adamw, False),         # arXiv 2405.15682
+    "muon_schedulefree": (schedulefree_muon, schedulefree_adamw, False),
+    "adamw": (None, adamw, True),
+    "muon": (muon, adamw, True),
+}
+
+
+class Optimizer:
+    """One or two torch optimizers as one. Every parameter is in exactly one of their groups."""
+
+    def __init__(self, model, config):
+        if config.optimizer not in OPTIMIZERS:
+            raise UserError(f"no optimizer {config.optimizer!r}; there are {', '.join(OPTIMIZERS)}")
+        for_matrices, for_rest, self.falls = OPTIMIZERS[config.optimizer]
+        matrices, head, norms, tables = [], [], [], []
+        for name, p in model.named_parameters():
+            kind = matrices if name.startswith("blocks.") and p.ndim == 2 else head if name.startswith("head.") else \
+                norms if p.ndim == 1 else tables
+            kind.append(p)
+        groups = [dict(params=matrices if for_matrices is None else [], weight_decay=config.weight_decay),
+                  dict(params=head, weight_decay=config.weight_decay), dict(params=norms, weight_decay=0.0),
+                  dict(params=tables, weight_decay=config.embed_decay)]
+        self.parts = [for_rest([group for group in groups if group["params"]], config)]
+        if for_matrices is not None:
+            self.parts.append(for_matrices(matrices, config))
+        seen = [id(p) for part in self.parts for group in part.param_groups for p in group["params"]]
+        assert sorted(seen) == sorted(id(p) for p in model.parameters()), "a parameter is in no group, or in two"
+        self.set_train_mode()
+
+    def set_train_mode(self):
+        """Say that the weights are those to train, without touching them (train() would compute them anew, and round)."""
+        for part in self.parts:
+            for group in part.param_groups:
+                if "train_mode" in group:
+                    group["train_mode"] = True
+
+    def step(self, lr):
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = lr
+            part.step()
+        self.zero_grad()
+
+    def zero_grad(self):
+        for part in self.parts:
+            part.zero_grad(set_to_none=True)
+
+    def state_dict(self):
+        return [part.state_dict() for part in self.parts]
+
+    def load_state_dict(self, states):
+        for part, state in zip(self.parts, states):
+            part.load_state_dict(state)
+        self.set_train_mode()
+
+
+@contextlib.contextmanager
+def averaged(model, optimizer):
+    """Inside, the model holds the averaged weights (schedule-free evaluates those) and is in eval mode; afterwards the training
+    weights are back bit for bit: switching by arithmetic, there and back, would change them."""
+    kept = [p.detach().clone() for p in model.parameters()]
+    model.eval()
+    for part in optimizer.parts:
+        if hasattr(part, "eval"):
+            part.eval()
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for p, old in zip(model.parameters(), kept):
+                p.copy_(old)
+        optimizer.set_train_mode()
+        model.train()
+
+
+def learning_rate(config, optimizer, step):
+    """Linear warm-up; then flat for schedule-free, which averages instead; the others fall linearly at the end."""
+    scale = min(1.0, (step + 1) / max(1, config.warmup * config.max_steps))
+    if optimizer.falls:
+        scale = min(scale, (config.max_steps - step) / max(1, config.decay * config.max_steps))
+    return config.learning_rate * scale
