@@ -171,14 +171,15 @@ class GPT(nn.Module):
 
     def init(self, module):
         """Matrices keep the size of what they read; those that write into the residual stream are smaller, so that
-        n_layer blocks of two writes add up to about one (GPT-2). Embeddings start at 0.5: two or three of them make about one."""
+        n_layer blocks of two writes add up to about one (GPT-2). Embeddings start at 0.5: two or three of them make about one.
+        What an encoding adds starts at 1, whatever its features are."""
         if isinstance(module, nn.Linear):
-            std = module.in_features ** -0.5
+            std = module.in_features ** -0.5 / getattr(module, "input_rms", 1)
             if getattr(module, "into_residual", False):
                 std /= (2 * self.shape.n_layer) ** 0.5
             nn.init.normal_(module.weight, std=std)
         elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=0.5)
+            nn.init.normal_(module.weight, std=getattr(module, "std", 0.5))
 
     def forward(self, tokens, coords, docs, labels=None, cache=None, causal=True):
         """-> logits (T, V). tokens (T,), coords (T, 4), docs (D + 1,) the offset at which each document begins and the last

@@ -12,6 +12,7 @@ class Encoding(nn.Module):
     angles(coords) -> None or (..., n_head or 1, hs / 2): by how much queries and keys are turned (RoFormer, arXiv 2104.09864).
     """
     dim = 0
+    rms = 1.0                                                  # of the features; proj starts so that what is added has 1
 
     def __init__(self, shape):
         super().__init__()
@@ -20,6 +21,7 @@ class Encoding(nn.Module):
         self.setup(shape)
         if self.dim:
             self.proj = nn.Linear(self.dim, shape.n_embd, bias=False)
+            self.proj.input_rms = self.rms
 
     def setup(self, shape):
         """Set self.dim, and whatever else depends on the shape of the network (model.Shape)."""

@@ -7,7 +7,7 @@ from .base import Encoding
 class OneHot(Encoding):
     def setup(self, shape):
         self.frame = shape.frame
-        self.dim = 2 * shape.frame
+        self.dim, self.rms = 2 * shape.frame, shape.frame ** -0.5
 
     def features(self, coords):
         return one_hot(coords[..., 2:], self.frame).flatten(-2).to(self.proj.weight.dtype)

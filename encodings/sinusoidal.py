@@ -7,7 +7,7 @@ from .base import Encoding, turns
 class Sinusoidal(Encoding):
     def setup(self, shape):
         self.count = shape.n_embd // 4                         # speeds for each axis; sine and cosine, row and column: C numbers
-        self.dim = 4 * self.count
+        self.dim, self.rms = 4 * self.count, 0.5 ** 0.5
 
     def features(self, coords):
         angle = turns(coords[..., 2:], self.count, base=10000)                        # (..., 2, count)

@@ -5,8 +5,8 @@
     python results/compare.py optimizers              # and with each optimizer
     python results/compare.py encodings optimizers --jobs=12     # that many runs at once; other --key=value go to train.py
 
-Every arm gets the same three learning rates at a third of the steps, seed 0, judged on `val`; the best then runs in full on
-seeds 1, 2, 3 and is scored on `test`, one view. Writes results/NAME.json (every number), NAME.md (the table), NAME.svg (the
+Every arm gets the same learning rates at a third of the steps, seed 0, judged on `val`; the best then runs in full on
+seeds 1, 2, 3 and is scored on `test`, one view. Several GPUs take turns. Writes results/NAME.json (every number), NAME.md (the table), NAME.svg (the
 curves; needs matplotlib).
 """
 import json
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -28,11 +29,12 @@ import model as network                                        # noqa: E402
 import train                                                   # noqa: E402
 
 ARMS = {
-    "optimizers": ("optimizer", ["schedulefree", "muon_schedulefree", "adamw", "muon"], [0.001, 0.003, 0.01]),
+    "optimizers": ("optimizer", ["schedulefree", "muon_schedulefree", "adamw", "muon"], [0.001, 0.003, 0.01, 0.03]),
     "encodings": ("encoding", ["none", "learned", "onehot", "quadtree", "sinusoidal", "rope", "rope2d", "rope3d"],
-                  [0.003, 0.006, 0.012]),
+                  [0.003, 0.01, 0.03]),
 }
 SEEDS = [1, 2, 3]
+TURN = count()
 
 
 def run(args, jobs, extra):
@@ -40,8 +42,10 @@ def run(args, jobs, extra):
     folder = Path("out") / "compare" / "_".join(f"{value}" for value in args.values() if value != "")
     command = [sys.executable, "train.py", "config/quadtree.py", f"--out_dir={folder}", "--overwrite", "--views=1",
                *(f"--{key}={value}" for key, value in args.items()), *extra]
-    threads = str(max(1, os.cpu_count() // jobs))
-    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": threads})
+    env = {**os.environ, "OMP_NUM_THREADS": str(max(1, os.cpu_count() // jobs))}
+    if torch.cuda.device_count() > 1:
+        env["CUDA_VISIBLE_DEVICES"] = str(next(TURN) % torch.cuda.device_count())
+    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, env=env)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-3000:]}")
     return [json.loads(line) for line in open(ROOT / folder / "metrics.jsonl")]

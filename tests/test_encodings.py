@@ -9,7 +9,7 @@ import torch
 
 from config import UserError
 from conftest import ROOT, TINY, flags, records, tiny_shape
-from model import apply_rotary
+from model import GPT, apply_rotary
 from positions.index import ENCODINGS, build
 
 ROTARY = ["rope", "rope2d", "rope3d"]
@@ -21,6 +21,15 @@ def place(row, column, index=0, plane=0):
 
 def features(name, row, column, **shape):
     return build(tiny_shape(encoding=name, **shape)).features(place(row, column))[0]
+
+
+@pytest.mark.parametrize("name", ["learned", "onehot", "quadtree", "sinusoidal"])
+def test_all_start_equally_loud(name):
+    """Root mean square 1 of what is added, over the cells of a frame: else a comparison compares loudness."""
+    torch.manual_seed(0)
+    network = GPT(tiny_shape(encoding=name, n_embd=256, n_head=2, n_kv_head=2, frame=32, max_len=1024))
+    coords = torch.tensor([[i, 0, i // 32, i % 32] for i in range(1024)])
+    assert abs(network.encoding(coords).square().mean().sqrt().item() - 1) < 0.15
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -146,7 +155,7 @@ class Odd(Encoding):
 def test_a_new_encoding_is_a_file_and_an_entry_in_the_list(tmp_path):
     for folder in ("config", "data", "encodings"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("model.py", "train.py"):
+    for file in ("model.py", "train.py", "optim.py"):
         shutil.copy(ROOT / file, tmp_path)
     (tmp_path / "encodings" / "odd.py").write_text(MINE)
     index = tmp_path / "encodings" / "index.py"

@@ -207,7 +207,7 @@ def test_standard_deviations_of_the_beginning():
             continue
         residual = name.endswith(("wo.weight", "down.weight"))
         expected = p.shape[1] ** -0.5 / (6 ** 0.5 if residual else 1)
-        expected = {"head": 0.02, "token": 0.5, "plane": 0.5, "task": 0.5, "view": 0.5}.get(name.split(".")[0], expected)
+        expected = {"encoding": 0.5 ** 0.5, "head": 0.02, "token": 0.5, "plane": 0.5, "task": 0.5, "view": 0.5}.get(name.split(".")[0], expected)
         seen.add(round(expected, 4))
         assert abs(p.std().item() / expected - 1) < 0.06 and abs(p.mean().item()) < 0.1 * expected, name
     assert len(seen) == 6
