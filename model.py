@@ -58,26 +58,34 @@ class Layout(NamedTuple):
     cache: object = None                                       # Cache, and each token's place in it:
     doc: object = None                                         # (T,) its document
     index: object = None                                       # (T,) its index there
+    bias: object = None                                        # a decode step: (B, 1, 1, span), 0 for what it may see, else -inf
 
 
 class Cache:
-    """Keys and values of B documents of up to `length` tokens. Each document appends at its own index."""
+    """Keys and values of B documents. Each document appends at its own index."""
+    GROW = 128                                                 # tokens more, when a document reaches the end of the room there is
 
-    def __init__(self, B, length):
-        self.B, self.length, self.layers = B, length, {}
-        self.span = length                                     # tokens of the longest document, as far as the host knows
+    def __init__(self, B, span):
+        self.B, self.layers = B, {}
+        self.reach(span)
+
+    def reach(self, span):
+        """Make room for documents of `span` tokens. A multiple of 8: else attention copies its mask to align it."""
+        self.span = -(-span // 8) * 8
+        if self.layers and self.span > self.layers[0].shape[2]:
+            self.layers = {layer: F.pad(kv, (0, 0, 0, 0, 0, self.GROW)) for layer, kv in self.layers.items()}
 
     def write(self, layer, doc, index, k, v):
         if layer not in self.layers:
-            self.layers[layer] = k.new_zeros(2, self.B, self.length, *k.shape[1:])
-        self.layers[layer][0, doc, index] = k
-        self.layers[layer][1, doc, index] = v
+            self.layers[layer] = k.new_zeros(2, self.B, self.span + self.GROW, *k.shape[1:])
+        self.layers[layer][:, doc, index] = torch.stack([k, v])
 
     def read(self, layer):
-        return self.layers[layer][:, :, :self.span]            # 2 x (B, span, n_kv, hs)
+        return self.layers[layer][:, :, :self.span].transpose(2, 3)        # 2 x (B, n_kv, span, hs)
 
     def keep(self, rows):
         self.layers = {layer: kv[:, rows] for layer, kv in self.layers.items()}
+        self.B = len(self.layers[0][0])
 
 
 def apply_rotary(x, rotary):
@@ -95,10 +103,9 @@ def attend(q, k, v, layout, layer):
     """Attention of each token over its own document. q (T, nh, hs), k and v (T, n_kv, hs) -> (T, nh, hs)."""
     if layout.cache is not None:
         layout.cache.write(layer, layout.doc, layout.index, k, v)
-        if len(q) == layout.cache.B:                            # a decode step: one token a document, against the cache
-            k, v = layout.cache.read(layer).transpose(2, 3)     # (B, n_kv, span, hs)
-            seen = torch.arange(k.shape[2], device=q.device) <= layout.index[:, None]
-            return F.scaled_dot_product_attention(q[:, :, None], k, v, seen[:, None, None], enable_gqa=True)[:, :, 0]
+        if layout.bias is not None:                             # a decode step: one token a document, against the cache
+            k, v = layout.cache.read(layer)                     # heads that share a key are its queries: (B, n_kv, group, hs)
+            return F.scaled_dot_product_attention(q.unflatten(1, (k.shape[1], -1)), k, v, layout.bias).flatten(1, 2)
     if has_varlen(q.device, q.dtype):
         gqa = q.shape[1] != k.shape[1]
         if gqa and "enable_gqa" not in VARLEN_KNOBS:
@@ -185,7 +192,7 @@ class GPT(nn.Module):
         """-> logits (T, V). tokens (T,), coords (T, 4), docs (D + 1,) the offset at which each document begins and the last
         one's end, labels (T, 2): task row and view, used where the network has such embeddings. With a cache: a first call
         with the documents' beginnings, then one token for each document a call."""
-        doc = None
+        doc, bias = None, None
         if cache is not None:
             doc = torch.repeat_interleave(torch.arange(cache.B, device=tokens.device), docs.diff(), output_size=len(tokens))
         x = self.token(tokens) + self.plane(coords[:, 1]) + self.encoding(coords)              # (T, C)
@@ -196,9 +203,12 @@ class GPT(nn.Module):
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         angles = self.encoding.angles(coords)
         rotary = None if angles is None else (angles.cos(), angles.sin())
-        if not has_varlen(x.device, dtype) and (cache is None or len(tokens) != cache.B):
+        if cache is not None and len(tokens) == cache.B:
+            hidden = torch.arange(cache.span, device=x.device) > coords[:, :1]
+            bias = torch.zeros_like(hidden, dtype=dtype).masked_fill(hidden, -torch.inf)[:, None, None]
+        elif not has_varlen(x.device, dtype):
             docs = docs.tolist()
-        layout = Layout(docs, rotary, self.shape.max_len, causal, cache, doc, coords[:, 0])
+        layout = Layout(docs, rotary, self.shape.max_len, causal, cache, doc, coords[:, 0], bias)
         for block in self.blocks:
             x = block(x, layout)
         return self.head(self.norm(x))
@@ -225,7 +235,7 @@ def generate(model, tokens, coords, docs, labels, max_new, temperature=0.0, rng=
     finished = torch.zeros(B, dtype=torch.bool, device=device)
     rows, alive = torch.arange(B, device=device), torch.ones(B, dtype=torch.bool, device=device)
     longest = int(docs.diff().max())
-    cache = Cache(B, longest + max_new)
+    cache = Cache(B, longest)
     logits = model(tokens, coords, docs, labels, cache)[last]
     cursor = advance(coords[last], tokens[last], keep, step)
     labels = labels[last]
@@ -246,8 +256,7 @@ def generate(model, tokens, coords, docs, labels, max_new, temperature=0.0, rng=
                 rows, cursor, ahead, token, labels = (x[alive] for x in (rows, cursor, ahead, token, labels))
                 cache.keep(alive)
                 alive = alive[alive]
-                cache.B = left
-        cache.span = longest + i + 1
+        cache.reach(longest + i + 1)
         logits = model(token, cursor, torch.arange(len(rows) + 1, device=device, dtype=docs.dtype), labels, cache)
         cursor = torch.where(alive[:, None], ahead, cursor)            # a finished one stays where it is
     answers, logps, finished = answers.cpu().numpy(), logps.cpu().numpy(), finished.tolist()

@@ -17,7 +17,8 @@ def orthogonal(X, steps=5):
         tall = X.shape[1] > X.shape[2]
         A = X.mT @ X if tall else X @ X.mT                     # the smaller side squared
         B = torch.baddbmm(A, A, A, beta=-4.7750, alpha=2.0315)
-        X = torch.baddbmm(X, X, B, beta=3.4445) if tall else torch.baddbmm(X, B, X, beta=3.4445)
+        B.diagonal(dim1=1, dim2=2).add_(3.4445)
+        X = X @ B if tall else B @ X                           # X (3.4445 - 4.7750 A + 2.0315 A^2)
     return X
 
 
@@ -37,15 +38,16 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
-            params, lr, beta = group["params"], group["lr"], group["average"]
+            params, beta = group["params"], group["average"]
             state, y, grad = self.state[params[0]], torch.stack(params), torch.stack([p.grad for p in params])     # (n, rows, columns)
             if not state:
                 state.update(momentum=torch.zeros_like(y), **({"z": y.clone()} if beta else {}))
             state["momentum"].lerp_(grad, 1 - group["momentum"])
+            scale = 0.2 * max(y.shape[1:]) ** 0.5              # AdamW's updates have about 0.2 in root mean square
             update = orthogonal(grad.lerp_(state["momentum"], group["momentum"]))              # Nesterov's look ahead
-            update = (0.2 * max(y.shape[1:]) ** 0.5 * update).to(y.dtype).add_(y, alpha=group["weight_decay"])
+            update, lr = torch.add(update, y, alpha=group["weight_decay"] / scale), group["lr"] * scale
             if beta:                                           # arXiv 2405.15682; steps of the warm-up count less in the average
-                group["lr_max"] = max(group["lr_max"], lr)
+                group["lr_max"] = max(group["lr_max"], group["lr"])
                 group["weight_sum"] += group["lr_max"] ** 2
                 share = group["lr_max"] ** 2 / group["weight_sum"]
                 y.lerp_(state["z"], share).add_(update, alpha=lr * (beta * (1 - share) - 1))

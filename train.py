@@ -109,20 +109,26 @@ def by_dimension(families):
 
 
 def draft(model, tasks, config, rows, device, say=print):
-    """Drafts of every query under its views, short prompts first, so that documents of a batch end at about the same time."""
+    """Drafts of every query under its views. -> (drafts, demonstrations that did not fit)."""
     asked = questions(tasks, config.views, config)
     exam = Exam(tasks, asked, config, rows, True, device)
-    answers = {}
-    order, begun = np.argsort(exam.docs.lengths(), kind="stable"), time.time()
-    for a in range(0, len(order), config.draft_batch):
-        which = order[a:a + config.draft_batch]
+    answers, said, todo = {}, time.time(), exam.plan(config.draft_tokens)
+    while todo:
+        which = todo.pop(0)
         batch = exam.batch(which)
-        with autocast(config, device):
-            found = generate(model, batch.tokens, batch.coords, batch.docs, batch.labels, config.max_answer)
+        try:
+            with autocast(config, device):
+                found = generate(model, batch.tokens, batch.coords, batch.docs, batch.labels, config.max_answer)
+        except RuntimeError as error:
+            if not out_of_memory(error) or len(which) == 1:
+                raise
+            say(f"  out of memory with {len(which)} drafts at once: half of them (a lower --draft_tokens starts that way)")
+            todo[:0] = [which[:len(which) // 2], which[len(which) // 2:]]
+            continue
         answers.update(zip((exam.where[d] for d in which), found))
-        if time.time() - begun > 10:
-            say(f"  drafts {a + len(which)}/{len(order)}")
-            begun = time.time()
+        if time.time() - said > 10:
+            say(f"  drafts {len(answers)}/{len(exam.where)}")
+            said = time.time()
     if len(exam.where) < len(asked):
         say(f"  {len(asked) - len(exam.where)} of {len(asked)} prompts do not fit: prompt + max_answer ({config.max_answer}) > max_len "
             f"({config.max_len}); they count as failed")
@@ -208,6 +214,8 @@ def backward(config, model, data, item, micro, device, static):
     total, n, n_query = torch.zeros(2, device=device), docs.targets(), docs.targets(QUERY)
     for part in bins(docs.lengths(), micro):
         batch = gather(pairs, docs.take(part), **(static(micro) if static else {}))
+        if static:
+            torch._dynamo.mark_dynamic(batch.docs, 0)          # the number of documents is of no account: still compiled once
         with autocast(config, device):
             logits = model(batch.tokens, batch.coords, batch.docs, batch.labels)
         nll = F.cross_entropy(logits.float(), batch.targets, ignore_index=IGNORE, reduction="none")
@@ -218,11 +226,10 @@ def backward(config, model, data, item, micro, device, static):
 
 
 def compiled(model, config, device):
-    """-> (the network to train, how to fill its batches). With flash attention it is compiled, and every batch has the same shape, so once."""
+    """-> (the network to train, how to fill its batches). With flash attention it is compiled, and every batch is as long, so once."""
     if not config.compile or not has_varlen(device, torch.float32 if config.dtype == "float32" else torch.bfloat16):
         return model, None
-    fill = lambda micro: dict(capacity=micro, max_docs=config.max_docs() + micro // config.max_len + 1, max_len=config.max_len)
-    return torch.compile(model, dynamic=False), fill
+    return torch.compile(model, dynamic=False), lambda micro: dict(capacity=micro, max_len=config.max_len)
 
 
 def clock(seconds):
@@ -230,7 +237,7 @@ def clock(seconds):
 
 
 MAY_CHANGE = ("out_dir", "overwrite", "resume", "init_from", "device", "compile", "workers", "log_every", "keep_every", "views",
-              "draft_batch", "micro_tokens")  # knobs that do not change what is trained
+              "draft_tokens", "micro_tokens")  # knobs that do not change what is trained
 
 
 class Run:

@@ -17,7 +17,7 @@ class UserError(ValueError):
 
 RANGES = (                                                     # knobs, the least and the most they may be
     ("max_steps demos keep_every micro_tokens frame", 0, 10 ** 9),
-    ("batch_tokens n_layer n_head n_kv_head n_embd n_mlp views draft_batch eval_every log_every oned_eval oned_min_width", 1, 10 ** 9),
+    ("batch_tokens n_layer n_head n_kv_head n_embd n_mlp views draft_tokens eval_every log_every oned_eval oned_min_width", 1, 10 ** 9),
     ("max_len", 8, 10 ** 9), ("max_answer", 2, 10 ** 9), ("seed", 0, 2 ** 31 - 1), ("workers", -1, 256),
     ("dropout beta2", 0, 0.9999), ("beta1", 0.01, 0.9999), ("warmup decay oned_lift", 0, 1), ("weight_decay embed_decay grad_clip", 0, 10 ** 6),
 )
@@ -82,7 +82,7 @@ class Config:
     # -- evaluation
     eval_every: int = 400           # steps
     views: int = 4                  # distinct views drafted and voted on a test input
-    draft_batch: int = 128          # documents decoded at once
+    draft_tokens: int = 32768       # tokens of the documents decoded at once, about: what memory for keys and values allows
 
     # -- the machine
     device: str = ""                # cuda, mps, cpu; empty: the first of these that works
@@ -121,10 +121,6 @@ class Config:
 
     def micro_limit(self):
         return min(self.micro_tokens or self.batch_tokens, self.batch_tokens)
-
-    def max_docs(self):
-        """Documents of a step, at most: static shapes need a bound, and few have less than 16 tokens."""
-        return max(1, self.batch_tokens // 16)
 
 
 def read_value(key, value, kind, where):

@@ -21,4 +21,4 @@ batch_tokens = 16384
 max_steps = 11000
 eval_every = 1000
 views = 16
-draft_batch = 512
+draft_tokens = 1000000

@@ -37,21 +37,28 @@ def advance(cursor, token, keep=KEEP, step=STEP):
 
 
 def trace(sequences):
-    """Coordinates of many token arrays: (sum of lengths, 4) int16, by running `advance` along time over all at once."""
+    """Coordinates of many token arrays: (sum of lengths, 4) int16, by running `advance` along time over many at once: arrays of
+    like lengths together, as all run to the end of the longest."""
     lengths = np.array([len(s) for s in sequences])
-    grid = np.full((lengths.max(), len(sequences)), END, np.int64)         # time first: each step reads one row
-    inside = np.arange(len(grid))[:, None] < lengths
-    grid.T[inside.T] = np.concatenate(sequences)
-    coords, cursor = np.zeros((*grid.shape, 4), np.int16), np.zeros((len(sequences), 4), np.int16)
-    for t, token in enumerate(grid):
-        coords[t] = cursor
-        cursor = advance(cursor, token)
-    return coords.transpose(1, 0, 2)[inside.T]
+    starts, out = np.cumsum(lengths) - lengths, np.empty((lengths.sum(), 4), np.int16)
+    tokens = np.concatenate(sequences)
+    for some in np.array_split(np.argsort(lengths, kind="stable"), -(-len(lengths) // 2048)):
+        time = np.arange(lengths[some].max())[:, None]
+        inside = time < lengths[some]                                      # (time, arrays)
+        place = np.where(inside, starts[some] + time, 0)
+        coords, cursor = np.empty((*place.shape, 4), np.int16), np.zeros((len(some), 4), np.int16)
+        for t, token in enumerate(tokens[place]):
+            coords[t] = cursor
+            cursor = advance(cursor, token)
+        out[place[inside]] = coords[inside]
+    return out
 
 
 def encode_grid(grid):
     """(H, W) -> H * (W + 1) tokens: the cells in reading order, each row ended by `row`."""
-    return np.pad(grid, ((0, 0), (0, 1)), constant_values=ROW).ravel()
+    tokens = np.full((grid.shape[0], grid.shape[1] + 1), ROW, np.uint8)
+    tokens[:, :-1] = grid
+    return tokens.ravel()
 
 
 def encode_pair(pair):

@@ -21,7 +21,9 @@ DEMO, QUERY = 1, 2                                             # kinds of segmen
 
 def send(tensor, device):
     """To the device; to CUDA from pinned memory, so that the host need not wait for what runs there."""
-    return tensor.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else tensor.to(device)
+    if torch.device(device).type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class Pairs:
@@ -122,9 +124,9 @@ class Batch(NamedTuple):
     query: torch.Tensor            # (T,): 1 where that output is the query's
 
 
-def gather(pairs, docs, capacity=0, max_docs=0, max_len=0):
-    """One batch, on the device where `pairs` are. With a capacity the shapes are static: what is left over is filled with
-    ignored documents of at most max_len tokens, and empty ones up to max_docs."""
+def gather(pairs, docs, capacity=0, max_len=0):
+    """One batch, on the device where `pairs` are. With a capacity it has that many tokens: what is left over is filled with
+    ignored documents of at most max_len tokens."""
     device = pairs.tokens.device
     segments, lengths = docs.segments, docs.lengths()
     T = int(lengths.sum())
@@ -133,7 +135,7 @@ def gather(pairs, docs, capacity=0, max_docs=0, max_len=0):
         lengths = np.concatenate([lengths, fill]).astype(int)
         segments = np.concatenate([segments] + [[(0, n, D + i, 0, 0, 0, 0)] for i, n in enumerate(fill)])
         T = capacity
-    ends = np.cumsum(np.concatenate([[0], lengths, np.zeros(max(0, max_docs - len(lengths)), int)]))
+    ends = np.cumsum(np.concatenate([[0], lengths]))
     extra = len(lengths) - len(docs.labels)
     tables = np.concatenate([docs.tables, np.tile(np.arange(docs.tables.shape[1]), (extra, 1))])
     labels = np.concatenate([docs.labels, np.zeros((extra, 2), int)])
@@ -221,8 +223,8 @@ def ignore_interrupt(_):
 
 
 class FromTasks:
-    """Tasks from files. An epoch shows every task once, its pairs (demos + 1 at most) in random order (or, with demos = 0, every pair once), each
-    document under a random view. Steps are filled from a window of documents: the oldest, while it fits, then the longest that
+    """Tasks from files. An epoch shows every task once (with a task embedding, every pair once), cut into documents, each under a
+    random view. Steps are filled from a window of documents: the oldest, while it fits, then the longest that
     fits. The order follows from the seed alone, so resuming runs through it again without the work."""
     WINDOW = 64
 
@@ -244,15 +246,22 @@ class FromTasks:
                                     f"max_len = {config.max_len}; raise --max_len, or leave the task out")
         self.fixed = [fixed_colors(task, config.demos == 0) for task in tasks]
 
+    def cut(self, numbers, rng):
+        """A task's pairs, shuffled, as documents of demos + 1 pairs at most: one document; or, where a task embedding knows the rule
+        too, all pairs in documents of random sizes: the network learns to use what it is shown, and to do without."""
+        order, most = rng.permutation(numbers), self.config.demos + 1
+        if not self.config.task_embed:
+            return [order[:most]]
+        sizes = rng.integers(1, most + 1, len(order))
+        return [part for part in np.split(order, np.cumsum(sizes)) if len(part)]
+
     def epoch(self, rng):
         """Documents (length, pair numbers with the query last, symmetry, number of the task)."""
         c, length = self.config, self.store.length
-        units = [(t, numbers) for t, numbers in enumerate(self.numbers) if numbers] if c.demos else \
-            [(t, [p]) for t, numbers in enumerate(self.numbers) for p in numbers]
+        units = [(t, order) for t, numbers in enumerate(self.numbers) if numbers for order in self.cut(numbers, rng)]
         for u in rng.permutation(len(units)):
-            t, numbers = units[u]
+            t, order = units[u]
             s = int(rng.integers(length.shape[1]))
-            order = rng.permutation(numbers)[:c.demos + 1]
             kept = fit_demos(length[order[:-1], s], length[order[-1], s], c.max_len)
             self.left_out += len(order) - 1 - len(kept)
             order = [*order[kept], order[-1]]
@@ -266,7 +275,7 @@ class FromTasks:
             while True:
                 window += [next(source) for _ in range(self.WINDOW - len(window))]
                 fits = [i for i, document in enumerate(window) if document[0] <= room]
-                if not fits or len(batch) == c.max_docs():
+                if not fits:
                     break
                 document = window.pop(0 if fits[0] == 0 else max(fits, key=lambda i: window[i][0]))
                 room -= document[0]
@@ -278,7 +287,7 @@ class FromTasks:
         rng = np.random.default_rng([self.config.seed, step, i])
         table = color_table(rng, self.fixed[t]) if self.config.colors else np.arange(VOCAB)
         row = self.rows.get(self.tasks[t].id, 0)
-        if self.config.demos and rng.random() < 0.1:
+        if len(order) > 1 and rng.random() < 0.1:
             row = 0                                            # so that row 0 learns to stand for a task never seen
         return order, symmetry, table, row
 

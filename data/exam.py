@@ -36,7 +36,7 @@ class Exam:
             first.append(len(pairs))
             pairs += task.train + [(a, None) if prompt_only else (a, b) for a, b in task.test]
         self.pairs = Pairs(pairs, arc.SYMMETRIES if config.symmetries else 1).to(device)
-        self.where, chosen = [], []                            # the questions that fit, and their documents
+        self.where, self.guess, chosen = [], [], []            # the questions that fit, about how long their answers are, their documents
         for q, (t, i, _, s, table) in enumerate(asked):
             demos = np.arange(first[t], first[t] + len(tasks[t].train))[:config.demos]
             query = first[t] + len(tasks[t].train) + i
@@ -46,8 +46,29 @@ class Exam:
                 continue                                       # a failed draft; it stays in the denominator
             self.left_out += len(demos) - len(kept)
             self.where.append(q)
+            self.guess.append(self.guess_answer(np.arange(first[t], query - i), query, s))
             chosen.append(([*demos[kept], query], s, table, rows.get(tasks[t].id, 0)))
         self.docs = documents(self.pairs, chosen, prompt_only)
+
+    def guess_answer(self, demos, query, s):
+        """Tokens of the answer, guessed from the demonstrations' sizes: only to draft together what ends together."""
+        prompts, answers = self.pairs.prompt[demos, s], self.pairs.length[demos, s] - self.pairs.prompt[demos, s]
+        if len(demos) == 0 or (answers == answers[0]).all():
+            return int(answers[0]) if len(demos) else int(self.pairs.prompt[query, s])
+        return int(self.pairs.prompt[query, s] * answers.sum() / prompts.sum())
+
+    def plan(self, tokens):
+        """Documents to draft together: of like answers, then of like prompts, and with prompt and answer of about `tokens` in all."""
+        prompts, guess = self.docs.lengths(), np.array(self.guess)
+        order = np.lexsort([prompts, np.log2(guess + 1).round()])[::-1]
+        batches, longest = [[]], 0
+        for d in order:
+            longest = max(longest, prompts[d] + guess[d])
+            if batches[-1] and (len(batches[-1]) + 1) * longest > tokens:
+                batches.append([])
+                longest = prompts[d] + guess[d]
+            batches[-1].append(d)
+        return batches
 
     def batch(self, which):
         return gather(self.pairs, self.docs.take(which))

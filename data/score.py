@@ -46,8 +46,8 @@ def same(grid, answer):
 
 def score(tasks, drafts):
     """-> (metrics, {(task id, test number): grids as voted}). Metrics are over the test inputs whose answer is known, each task
-    counting once: pass@1 of the plain view, pass@1 and pass@2 voted, the oracle (some view drafted it), cell accuracy of the
-    plain view (0 where the shape is wrong), share of drafts that are no grid; tasks: how many."""
+    counting once: pass@1 of the plain view and of a view on average, pass@1 and pass@2 voted, the oracle (some view drafted it),
+    cell accuracy of the plain view (0 where the shape is wrong), share of drafts that are no grid; tasks: how many."""
     by_input, results = defaultdict(list), defaultdict(list)
     for draft in drafts:
         by_input[draft.task, draft.test].append(draft)
@@ -59,11 +59,11 @@ def score(tasks, drafts):
                 continue
             group, ranked = by_input[task.id, i], attempts.get((task.id, i), [])
             plain = next((d.grid for d in group if d.view == 0), None)
-            rows.append((same(plain, answer), any(same(g, answer) for g in ranked[:1]), any(same(g, answer) for g in ranked[:2]),
-                         any(same(g, answer) for g in ranked),
+            right, voted = [same(d.grid, answer) for d in group], [same(g, answer) for g in ranked]
+            rows.append((same(plain, answer), np.mean(right or [False]), any(voted[:1]), any(voted[:2]), any(voted),
                          float((plain == answer).mean()) if plain is not None and plain.shape == answer.shape else 0.0))
         if rows:
-            for name, value in zip(("pass1_single", "pass1", "pass2", "oracle", "draft_cells"), np.mean(rows, axis=0)):
+            for name, value in zip(("pass1_single", "pass1_view", "pass1", "pass2", "oracle", "draft_cells"), np.mean(rows, axis=0)):
                 results[name].append(float(value))
     metrics = {name: float(np.mean(values)) for name, values in results.items()}
     metrics["failed_drafts"] = float(np.mean([d.grid is None for d in drafts])) if drafts else 0.0

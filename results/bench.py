@@ -1,13 +1,15 @@
-"""Training speed: documents laid end to end against a padded batch of the same documents, alternating in one run.
+"""Training speed: documents laid end to end, and what a step's time goes to.
 
     python results/bench.py config/quadtree.py [--key=value ...]
 
-A useful token belongs to a document; padding does not. Both do the same arithmetic on useful tokens; the padded batch is what
-a textbook implementation does: every document filled up to the longest of the batch, one causal attention call.
+A useful token belongs to a document; padding does not. On a CPU the same documents as a padded batch, every one filled up to the
+longest, one causal attention call, as a textbook does it, alternate with them in the same run. On CUDA a step's kernels are
+listed by kind, beside the rate of a large matrix product on the same chip.
 """
 import statistics
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -20,6 +22,9 @@ import model as network
 import train
 from data import oned
 from data.batch import Documents, Generated, FromTasks
+
+KINDS = {"attention": ("flash", "attention"), "matrix products": ("nvjet", "gemm", "splitK", "cutlass", "cublas"),     # a kernel's name holds one
+         "copies": ("Memcpy", "Memset", "CatArray")}
 
 
 def padded(docs):
@@ -36,58 +41,98 @@ def padded_attend(q, k, v, batch, layer):
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2).flatten(0, 1)
 
 
+class Bench:
+    def __init__(self, config):
+        torch.manual_seed(0)
+        torch.set_float32_matmul_precision("high")
+        self.config, (self.device, self.why) = config, train.pick_device(config)
+        data = train.load_data(config)
+        tasks = data["train"]
+        frame = config.frame or train.arc.frame_for((tasks or []) + data["val"], oned.widest(data["families"], config.oned_max_width)
+                                                    if tasks is None else 1)
+        rows = {task.id: i + 1 for i, task in enumerate(tasks or [])} if config.task_embed else {}
+        self.source = Generated(config, data["families"], set()) if tasks is None else FromTasks(tasks, config, rows, self.device)
+        self.model = network.GPT(train.shape_for(config, frame, len(rows) + 1 if rows else 0)).to(self.device)
+        self.optimizer = train.Optimizer(self.model, config)
+        self.fast, self.static = train.compiled(self.model, config, self.device)
+
+    def backward(self, item, wide=False):
+        if not wide:
+            return train.backward(self.config, self.fast, self.source, item, self.config.micro_limit(), self.device, self.static)
+        pairs, docs = item[0], padded(item[1])
+        real, network.attend = network.attend, padded_attend
+        train.backward(self.config, self.model, self.source, (pairs, docs), int(docs.lengths().sum()), self.device, None)
+        network.attend = real
+
+    def update(self):
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step(1e-4)
+
+    def clock(self, work):
+        """-> seconds."""
+        begun = time.perf_counter()
+        work()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - begun
+
+    def steps(self, items):
+        for item in items:
+            self.backward(item)
+            self.update()
+
+    def kernels(self, items):
+        """Milliseconds of a step by kind of kernel, those of the optimizer apart."""
+        from torch.profiler import ProfilerActivity, profile
+        def profiled(work):
+            with profile(activities=[ProfilerActivity.CUDA]) as found:
+                self.clock(work)
+            times = Counter()
+            for event in found.key_averages():
+                kind = next((kind for kind, names in KINDS.items() if any(name in event.key for name in names)), "elementwise")
+                times[kind] += event.self_device_time_total / 1000 / len(items)
+            return times
+        whole, alone = profiled(lambda: self.steps(items)), profiled(lambda: [self.backward(item) for item in items])
+        return {**alone, "optimizer": sum(whole.values()) - sum(alone.values())}
+
+    def product_rate(self, n=8192):
+        """FLOP/s of a large product of random bfloat16 matrices."""
+        a, b = (torch.randn(n, n, device=self.device, dtype=torch.bfloat16) for _ in range(2))
+        self.clock(lambda: a @ b)
+        return 10 * 2 * n ** 3 / self.clock(lambda: [a @ b for _ in range(10)])
+
+
 def main(argv, rounds=15):
     config, _ = knobs.load(argv or ["config/quadtree.py"])
-    device, why = train.pick_device(config)
-    torch.manual_seed(0)
-    data = train.load_data(config)
-    frame = config.frame or train.arc.frame_for((data["train"] or []) + data["val"], oned.widest(data["families"], config.oned_max_width)
-                                                if data["train"] is None else 1)
-    rows = {task.id: i + 1 for i, task in enumerate(data["train"] or [])} if config.task_embed else {}
-    source = Generated(config, data["families"], set()) if data["train"] is None else FromTasks(data["train"], config, rows, device)
-    model = network.GPT(train.shape_for(config, frame, len(rows) + 1 if rows else 0)).to(device)
-    optimizer = train.Optimizer(model, config)
-    fast, static = train.compiled(model, config, device)
-    items = iter(source.stream(0, 0))
-    times, useful, share, attend = {"end to end": [], "padded": [], "optimizer": [], "data": []}, 0, [], network.attend
-
-    def measure(name, work):
-        begun = time.perf_counter()
-        out = work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times[name].append(time.perf_counter() - begun)
-        return out
-
-    for i in range(rounds + 3):
-        pairs, docs = measure("data", lambda: next(items))
-        lengths = docs.lengths()
-        measure("end to end", lambda: train.backward(config, fast, source, (pairs, docs), config.micro_limit(), device, static))
-        measure("optimizer", lambda: optimizer.step(1e-4))
-        if device.type == "cpu":
-            network.attend = padded_attend
-            wide = padded(docs)
-            measure("padded", lambda: train.backward(config, model, source, (pairs, wide), int(wide.lengths().sum()), device, None))
-            network.attend = attend
-            optimizer.zero_grad()
-            share.append(lengths.sum() / wide.lengths().sum())
-        if i < 3:                                              # warm-up
-            times = {name: [] for name in times}
-        else:
-            useful += lengths.sum()
-    network_parameters, tables = model.counts()
-    median = {name: statistics.median(values) for name, values in times.items() if values}
-    tokens = useful / rounds
-    print(f"{device.type} ({why}); {network_parameters + tables:,} parameters; {tokens:.0f} useful tokens a step, median of {rounds} steps")
-    print(f"whole step        {tokens / (median['data'] + median['end to end'] + median['optimizer']):8.0f} useful tok/s "
-          f"({1000 * median['data']:.1f} ms data, {1000 * median['end to end']:.1f} ms forward and backward, "
-          f"{1000 * median['optimizer']:.1f} ms optimizer)")
-    print(f"end to end        {tokens / median['end to end']:8.0f} useful tok/s in forward and backward; "
-          f"{100 if not static else 100 * tokens / config.batch_tokens:.1f}% of the tokens are useful")
-    if "padded" in median:
-        print(f"padded            {tokens / median['padded']:8.0f} useful tok/s in forward and backward; "
-              f"{np.mean(share):.1%} of the tokens are useful")
-        print(f"end to end / padded = {median['padded'] / median['end to end']:.2f}x")
+    bench = Bench(config)
+    stream = iter(bench.source.stream(0, 0))
+    begun = time.perf_counter()
+    items = [next(stream) for _ in range(rounds)]
+    prepared = (time.perf_counter() - begun) / rounds
+    tokens = np.mean([docs.lengths().sum() for _, docs in items])
+    for item in items[:3]:                                     # warm-up
+        bench.steps([item])
+    network_parameters, tables = bench.model.counts()
+    print(f"{bench.device.type} ({bench.why}); {network_parameters:,} parameters and {tables:,} in embedding tables; "
+          f"{tokens:.0f} useful tokens a step, {100 * tokens / (config.batch_tokens if bench.static else tokens):.1f}% of what is computed; {rounds} steps")
+    parts = {name: statistics.median(values) for name, values in zip(("backward", "update"), zip(*[
+        (bench.clock(lambda: bench.backward(item)), bench.clock(bench.update)) for item in items]))}
+    print(f"preparing a batch   {1000 * prepared:8.1f} ms, while the device works where it is a GPU")
+    print(f"forward, backward   {1000 * parts['backward']:8.1f} ms {tokens / parts['backward']:9.0f} tok/s")
+    print(f"clip and optimizer  {1000 * parts['update']:8.1f} ms")
+    step = bench.clock(lambda: bench.steps(items)) / rounds    # without waiting in between
+    flops = 6 * network_parameters * tokens
+    print(f"whole step          {1000 * step:8.1f} ms {tokens / step:9.0f} useful tok/s, {flops / step / 1e12:.1f} TFLOP/s in the products with parameters")
+    if bench.device.type == "cpu":
+        narrow, wide = zip(*[(bench.clock(lambda: bench.backward(item)), bench.clock(lambda: bench.backward(item, wide=True))) for item in items])
+        print(f"padded batches      {1000 * statistics.median(wide):8.1f} ms {tokens / statistics.median(wide):9.0f} useful tok/s in forward and backward; "
+              f"{np.mean([docs.lengths().sum() / padded(docs).lengths().sum() for _, docs in items]):.0%} of the tokens are useful")
+        print(f"end to end / padded = {statistics.median(w / n for n, w in zip(narrow, wide)):.2f}x")
+    if bench.device.type == "cuda":
+        rate = bench.product_rate()
+        print(f"a large product reaches {rate / 1e12:.0f} TFLOP/s here: the step is at {flops / step / rate:.0%} of it; "
+              f"peak memory {torch.cuda.max_memory_allocated() / 2 ** 30:.1f} GiB")
+        print("kernels, ms a step: " + ", ".join(f"{kind} {ms:.1f}" for kind, ms in bench.kernels(items).items()))
 
 
 if __name__ == "__main__":
