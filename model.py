@@ -73,7 +73,8 @@ class Cache:
         """Make room for documents of `span` tokens. A multiple of 8: else attention copies its mask to align it."""
         self.span = -(-span // 8) * 8
         if self.layers and self.span > self.layers[0].shape[2]:
-            self.layers = {layer: F.pad(kv, (0, 0, 0, 0, 0, self.GROW)) for layer, kv in self.layers.items()}
+            for layer, kv in self.layers.items():              # one after the other: two of all would not fit
+                self.layers[layer] = F.pad(kv, (0, 0, 0, 0, 0, self.GROW))
 
     def write(self, layer, doc, index, k, v):
         if layer not in self.layers:
@@ -84,7 +85,8 @@ class Cache:
         return self.layers[layer][:, :, :self.span].transpose(2, 3)        # 2 x (B, n_kv, span, hs)
 
     def keep(self, rows):
-        self.layers = {layer: kv[:, rows] for layer, kv in self.layers.items()}
+        for layer, kv in self.layers.items():
+            self.layers[layer] = kv[:, rows]
         self.B = len(self.layers[0][0])
 
 
@@ -224,41 +226,69 @@ class Answer(NamedTuple):
     logps: object                                              # numpy (n + 1,): log-probability of each, and of `end`
 
 
+def repeat(step, times, device, rng):
+    """Call step() that many times. On CUDA it runs once, is recorded once as a graph, and replayed: launching its some three hundred
+    kernels one by one takes the host longer than running them takes the device."""
+    if device.type != "cuda" or times < 4:
+        for _ in range(times):
+            step()
+        return
+    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    if rng is not None:
+        graph.register_generator_state(rng)
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()                                                 # so that libraries are set up, and weights are cast
+        graph.capture_begin()
+        step()                                                 # records, and does not run
+        graph.capture_end()
+        for _ in range(times - 1):
+            graph.replay()
+    torch.cuda.current_stream().wait_stream(stream)
+
+
 @torch.no_grad()
 def generate(model, tokens, coords, docs, labels, max_new, temperature=0.0, rng=None):
     """Continue each document to its `end`: a list of D Answers, None where max_new tokens did not suffice or the grid left
     the frame. Greedy at temperature 0, over all 14 tokens: nothing forces an answer to be a grid."""
     device, B, last = tokens.device, len(docs) - 1, docs[1:].long() - 1
-    keep, step = torch.from_numpy(KEEP).to(device, torch.long), torch.from_numpy(STEP).to(device, torch.long)
+    keep, move = torch.from_numpy(KEEP).to(device, torch.long), torch.from_numpy(STEP).to(device, torch.long)
     answers = torch.full((B, max_new), END, device=device)
     logps = torch.zeros(B, max_new, device=device)
     finished = torch.zeros(B, dtype=torch.bool, device=device)
     rows, alive = torch.arange(B, device=device), torch.ones(B, dtype=torch.bool, device=device)
+    count = torch.zeros(1, dtype=torch.long, device=device)    # tokens answered
     longest = int(docs.diff().max())
     cache = Cache(B, longest)
     logits = model(tokens, coords, docs, labels, cache)[last]
-    cursor = advance(coords[last], tokens[last], keep, step)
-    labels = labels[last]
-    for i in range(max_new):
+    token, place, labels = tokens[last], coords[last], labels[last]                            # the last one read, and where it stands
+
+    def read(logits):
+        """Take each document's next token, in place, so that a recorded step goes on where the last one ended."""
         logp = logits.float().log_softmax(-1)                                                  # (B, V)
-        token = logp.argmax(-1) if temperature == 0 else \
-            torch.multinomial((logp / temperature).softmax(-1), 1, generator=rng)[:, 0]
-        answers[rows, i] = torch.where(alive, token, END)
-        logps[rows, i] = torch.where(alive, logp.gather(1, token[:, None])[:, 0], 0)
+        # a finished document stays where it is
+        place.copy_(torch.where(alive[:, None], advance(place, token, keep, move), place))
+        token.copy_(logp.argmax(-1) if temperature == 0 else
+                    torch.multinomial((logp / temperature).softmax(-1), 1, generator=rng)[:, 0])
+        answers[rows, count] = torch.where(alive, token, END)
+        logps[rows, count] = torch.where(alive, logp.gather(1, token[:, None])[:, 0], 0)
         finished[rows] |= alive & (token == END)
-        ahead = advance(cursor, token, keep, step)
-        alive = alive & ((token < START) | (token == ROW)) & (ahead[:, 2:] < model.shape.frame).all(-1)
-        if i % 8 == 7 and device.type != "mps" or i % 32 == 31:        # not every step: the host has to wait for this
-            left = int(alive.sum())
-            if left == 0:
-                break
-            if left <= 0.7 * len(rows):                                # go on with those that are not finished
-                rows, cursor, ahead, token, labels = (x[alive] for x in (rows, cursor, ahead, token, labels))
-                cache.keep(alive)
-                alive = alive[alive]
-        cache.reach(longest + i + 1)
-        logits = model(token, cursor, torch.arange(len(rows) + 1, device=device, dtype=docs.dtype), labels, cache)
-        cursor = torch.where(alive[:, None], ahead, cursor)            # a finished one stays where it is
+        inside = (advance(place, token, keep, move)[:, 2:] < model.shape.frame).all(-1)
+        alive.logical_and_(((token < START) | (token == ROW)) & inside)
+        count.add_(1)
+
+    read(logits)
+    done, chunk = 1, 8 if device.type == "cpu" else 32         # every so many steps the host waits, and looks who is left
+    while done < max_new and (left := int(alive.sum())):
+        if left <= 0.7 * len(rows):
+            rows, token, place, labels = (x[alive] for x in (rows, token, place, labels))
+            cache.keep(alive)
+            alive = alive[alive]
+        steps = min(chunk, max_new - done)
+        cache.reach(longest + done + steps)
+        starts = torch.arange(len(rows) + 1, device=device, dtype=docs.dtype)
+        repeat(lambda: read(model(token, place, starts, labels, cache)), steps, device, rng)
+        done += steps
     answers, logps, finished = answers.cpu().numpy(), logps.cpu().numpy(), finished.tolist()
     ends = (answers == END).argmax(1)
     return [Answer(a[:n], p[:n + 1]) if ok else None for a, p, n, ok in zip(answers, logps, ends, finished)]

@@ -12,13 +12,14 @@ def questions(tasks, n_views, config, seed=0):
     for t, task in enumerate(tasks):
         rng, fixed = np.random.default_rng([seed, t]), arc.fixed_colors(task, config.demos == 0)
         prompts = [{} for _ in task.test]                      # of each query: what the network is shown -> the view
+        asks = task._replace(train=task.train[:config.demos], test=[(query, None) for query, _ in task.test])
         for attempt in range(8 * n_views):
             view = (attempt % arc.SYMMETRIES if config.symmetries else 0,
                     arc.color_table(rng, fixed) if config.colors and attempt else np.arange(arc.VOCAB))
-            shown = arc.view_task(task, *view)
+            shown = arc.view_task(asks, *view)
             for seen, (query, _) in zip(prompts, shown.test):
                 if len(seen) < n_views:
-                    look = [*(g for pair in shown.train[:config.demos] for g in pair), query]
+                    look = [*(g for pair in shown.train for g in pair), query]
                     seen.setdefault(tuple((g.shape, g.tobytes()) for g in look), view)
             if all(len(seen) == n_views for seen in prompts):
                 break
