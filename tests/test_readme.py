@@ -65,6 +65,18 @@ def test_1d_arc_is_what_was_measured(name):
     assert [float(cell.strip(" %")) for cell in cells] == [round(100 * found[0][key], 1) for key in ("exact", "pass1", "pass2")]
 
 
+def test_arc1_is_what_was_measured():
+    """The scores of the two rows, from the runs' records; and the whole number of lines."""
+    for name in ("rope3d", "quadtree"):
+        found = [m for m in map(json.loads, open(ROOT / "results" / "arc1" / f"{name}.jsonl")) if m["kind"] == "test"]
+        row = next(line for line in README.splitlines() if line.startswith(f"| **nanoARC, {name}**"))
+        assert len(found) == 1 and found[0]["times_scored"] == 1 and found[0]["tasks"] == 400
+        assert f"**{100 * found[0]['pass2']:.1f}**" in row
+    levers = json.loads((ROOT / "results" / "arc1" / "levers.json").read_text())["runs"].values()
+    rows = [line.split("|") for line in README.split("| lever |")[1].split("\n\n")[0].splitlines()[2:]]
+    assert [[float(x) for x in row[4:6]] for row in rows] == [[round(100 * m[key], 1) for key in ("pass1_view", "pass2")] for m in levers]
+
+
 def test_tree_and_line_counts():
     """Files named in the tree exist; lines of code, without blanks and comments, are within a tenth of what it says."""
     tree = re.findall(r"^(\S+\.py) +(\d+) lines", README, re.M)
