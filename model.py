@@ -74,7 +74,7 @@ class Cache:
         self.span = -(-span // 8) * 8
         if self.layers and self.span > self.layers[0].shape[2]:
             for layer, kv in self.layers.items():              # one after the other: two of all would not fit
-                self.layers[layer] = F.pad(kv, (0, 0, 0, 0, 0, self.GROW))
+                self.layers[layer] = F.pad(kv, (0, 0, 0, 0, 0, self.span + self.GROW - kv.shape[2]))
 
     def write(self, layer, doc, index, k, v):
         if layer not in self.layers:
@@ -240,8 +240,10 @@ def repeat(step, times, device, rng):
     with torch.cuda.stream(stream):
         step()                                                 # so that libraries are set up, and weights are cast
         graph.capture_begin()
-        step()                                                 # records, and does not run
-        graph.capture_end()
+        try:
+            step()                                             # records, and does not run
+        finally:
+            graph.capture_end()                                # also when memory runs out: the caller tries with fewer documents
         for _ in range(times - 1):
             graph.replay()
     torch.cuda.current_stream().wait_stream(stream)

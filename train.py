@@ -120,8 +120,10 @@ def draft(model, tasks, config, rows, device, say=print):
             with autocast(config, device):
                 found = generate(model, batch.tokens, batch.coords, batch.docs, batch.labels, config.max_answer)
         except RuntimeError as error:
-            if not out_of_memory(error) or len(which) == 1:
+            if not out_of_memory(error):
                 raise
+            if len(which) == 1:
+                raise UserError("out of memory while drafting a single answer: lower --max_answer, --max_len, --n_embd or --n_layer") from None
             say(f"  out of memory with {len(which)} drafts at once: half of them (a lower --draft_tokens starts that way)")
             todo[:0] = [which[:len(which) // 2], which[len(which) // 2:]]
             continue
@@ -322,7 +324,7 @@ def train(config, model, optimizer, run, data, exam, rows, device, log):
                     with averaged(model, optimizer):
                         result = validate(model, exam, config, device)
                         task = exam.tasks[7 * (step // config.eval_every) % len(exam.tasks)]       # another one each time
-                        drafts, _ = draft(model, [task], dataclasses.replace(config, views=1), rows, device)
+                        drafts, _ = draft(model, [task], dataclasses.replace(config, views=1), rows, device, log)
                     log(f"  val: loss {result['loss']:.4f}  cells {result['cells']:.1%}  exact {result['exact']:.1%} of {result['n']}"
                         + "".join(f"  {kind} {result['exact_' + kind]:.1%}" for kind in ("1d", "2d") if f"exact_{kind}" in result))
                     log.record(kind="val", step=step, seconds=run.seconds, **result)

@@ -1,3 +1,3 @@
 # Purpose: sines and cosines of row and column. Model and data are the defaults of config/__init__.py.
-# Hardware: 2 CPU cores, 4.6 minutes. Score: 84.1 % exact of 450 held-out generated tasks, one view, mean of 3 seeds
+# Hardware: 2 CPU cores, about 5 minutes. Score (trained on an H200): 84.1 % exact of 450 held-out generated tasks, one view, mean of 3 seeds
 encoding = "sinusoidal"

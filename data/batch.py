@@ -223,7 +223,7 @@ def ignore_interrupt(_):
 
 
 class FromTasks:
-    """Tasks from files. An epoch shows every task once (with a task embedding, every pair once), cut into documents, each under a
+    """Tasks from files. An epoch shows every task once (with a task embedding, every pair that fits), cut into documents, each under a
     random view. Steps are filled from a window of documents: the oldest, while it fits, then the longest that
     fits. The order follows from the seed alone, so resuming runs through it again without the work."""
     WINDOW = 64
@@ -244,7 +244,7 @@ class FromTasks:
                 if longest[p] > config.max_len:
                     raise UserError(f"task {task.id}: one of its pairs has {longest[p]} tokens, and a document may have "
                                     f"max_len = {config.max_len}; raise --max_len, or leave the task out")
-        self.fixed = [fixed_colors(task, config.demos == 0) for task in tasks]
+        self.fixed = [(fixed_colors(task, True), fixed_colors(task, False)) for task in tasks]     # without demonstrations, and with
 
     def cut(self, numbers, rng):
         """A task's pairs, shuffled, as documents of demos + 1 pairs at most: one document; or, where a task embedding knows the rule
@@ -285,7 +285,7 @@ class FromTasks:
 
     def view(self, step, i, _, order, symmetry, t):
         rng = np.random.default_rng([self.config.seed, step, i])
-        table = color_table(rng, self.fixed[t]) if self.config.colors else np.arange(VOCAB)
+        table = color_table(rng, self.fixed[t][len(order) > 1]) if self.config.colors else np.arange(VOCAB)
         row = self.rows.get(self.tasks[t].id, 0)
         if len(order) > 1 and rng.random() < 0.1:
             row = 0                                            # so that row 0 learns to stand for a task never seen

@@ -54,18 +54,18 @@ class Exam:
     def guess_answer(self, demos, query, s):
         """Tokens of the answer, guessed from the demonstrations' sizes: only to draft together what ends together."""
         prompts, answers = self.pairs.prompt[demos, s], self.pairs.length[demos, s] - self.pairs.prompt[demos, s]
-        if len(demos) == 0 or (answers == answers[0]).all():
-            return int(answers[0]) if len(demos) else int(self.pairs.prompt[query, s])
-        return int(self.pairs.prompt[query, s] * answers.sum() / prompts.sum())
+        if len(set(answers)) == 1:
+            return int(answers[0])
+        return int(self.pairs.prompt[query, s] * (answers.sum() / prompts.sum() if len(demos) else 1))
 
     def plan(self, tokens):
         """Documents to draft together: of like answers, then of like prompts, and with prompt and answer of about `tokens` in all."""
         prompts, guess = self.docs.lengths(), np.array(self.guess)
         order = np.lexsort([prompts, np.log2(guess + 1).round()])[::-1]
-        batches, longest = [[]], 0
+        batches, longest = [], 0
         for d in order:
             longest = max(longest, prompts[d] + guess[d])
-            if batches[-1] and (len(batches[-1]) + 1) * longest > tokens:
+            if not batches or (len(batches[-1]) + 1) * longest > tokens:
                 batches.append([])
                 longest = prompts[d] + guess[d]
             batches[-1].append(d)

@@ -81,6 +81,22 @@ class Bench:
             self.backward(item)
             self.update()
 
+    @torch.no_grad()
+    def decode(self, B, length, steps=32):
+        """Seconds of a decode step: B documents of `length` tokens, one token each."""
+        model, device = self.model.eval(), self.device
+        cache, token = network.Cache(B, length), torch.randint(10, (B,), device=device)
+        place, labels = (torch.tensor(row, device=device).repeat(B, 1) for row in ([length - 1, 1, 2, 3], [0, 0]))
+        starts = torch.arange(B + 1, device=device, dtype=torch.int32)
+        hs = self.config.n_embd // self.config.n_head
+        with train.autocast(self.config, device):
+            kind = torch.bfloat16 if torch.is_autocast_enabled(device.type) else torch.float32
+            cache.layers = {layer: torch.randn(2, B, cache.span, self.config.n_kv_head, hs, device=device, dtype=kind)
+                            for layer in range(self.config.n_layer)}
+            step = lambda: token.copy_(model(token, place, starts, labels, cache).argmax(-1))
+            work = lambda: network.repeat(step, steps, device, None)
+            return min(self.clock(work) for _ in range(2)) / steps
+
     def kernels(self, items):
         """Milliseconds of a step by kind of kernel, those of the optimizer apart."""
         from torch.profiler import ProfilerActivity, profile
@@ -122,12 +138,14 @@ def main(argv, rounds=15):
     print(f"clip and optimizer  {1000 * parts['update']:8.1f} ms")
     step = bench.clock(lambda: bench.steps(items)) / rounds    # without waiting in between
     flops = 6 * network_parameters * tokens
-    print(f"whole step          {1000 * step:8.1f} ms {tokens / step:9.0f} useful tok/s, {flops / step / 1e12:.1f} TFLOP/s in the products with parameters")
+    print(f"whole step          {1000 * step:8.1f} ms {tokens / step:9.0f} useful tok/s, {flops / step / 1e12:.2f} TFLOP/s in the products with parameters")
     if bench.device.type == "cpu":
         narrow, wide = zip(*[(bench.clock(lambda: bench.backward(item)), bench.clock(lambda: bench.backward(item, wide=True))) for item in items])
         print(f"padded batches      {1000 * statistics.median(wide):8.1f} ms {tokens / statistics.median(wide):9.0f} useful tok/s in forward and backward; "
               f"{np.mean([docs.lengths().sum() / padded(docs).lengths().sum() for _, docs in items]):.0%} of the tokens are useful")
         print(f"end to end / padded = {statistics.median(w / n for n, w in zip(narrow, wide)):.2f}x")
+    for B, length in ((64, 256), (1024, 704)) if bench.device.type == "cuda" else ((128, 128),):
+        print(f"decode step         {1000 * bench.decode(B, min(length, config.max_len)):8.1f} ms for {B} documents of {min(length, config.max_len)} tokens")
     if bench.device.type == "cuda":
         rate = bench.product_rate()
         print(f"a large product reaches {rate / 1e12:.0f} TFLOP/s here: the step is at {flops / step / rate:.0%} of it; "

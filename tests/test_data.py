@@ -258,6 +258,19 @@ def test_an_epoch_shows_everything_once_and_steps_are_full(demos, embed):
     assert len(sizes) == 12 and max(sizes) <= 1024 and np.mean(sizes) > 0.9 * 1024
 
 
+def test_colours_that_only_outputs_show_stay_where_no_demonstration_tells():
+    """With a task embedding and demonstrations, documents of one pair and of several stand side by side."""
+    tasks = [make_task(f"t{i}", "12 > 15; 21 > 55; 22 > 51", "11 > 15") for i in range(30)]             # 5 is in outputs alone
+    config = Config(demos=3, task_embed=True, max_len=256, batch_tokens=1024, max_steps=5)
+    data = FromTasks(tasks, config, {task.id: row for row, task in enumerate(tasks, 1)}, "cpu")
+    moved = {True: 0, False: 0}
+    for _, docs in data.stream(0, 0):
+        pairs = np.bincount(docs.segments[:, 2])
+        for alone in (True, False):
+            moved[alone] += int((docs.tables[(pairs == 1) == alone, 5] != 5).sum())
+    assert moved[True] == 0 and moved[False] > 20
+
+
 def test_steps_follow_from_their_number():
     """A stream that starts at step 5 goes on as one that started at step 0."""
     config = Config(max_len=128, max_answer=40, batch_tokens=256, max_steps=9, symmetries=True)

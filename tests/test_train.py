@@ -337,6 +337,35 @@ def test_out_of_memory_halves_the_micro_batch_and_repeats_the_step(run, tmp_path
     assert "out of memory" not in log_of(tmp_path / "halves")
 
 
+@pytest.mark.parametrize("most", [1, 3])
+def test_out_of_memory_in_drafting_halves_what_is_drafted_at_once(run, tmp_path, monkeypatch, most):
+    """The same drafts come out; where not even one fits, the error says what to lower."""
+    real = train.generate
+
+    def generate(model, tokens, coords, docs, *rest):
+        if len(docs) - 1 > most:
+            raise torch.OutOfMemoryError("injected")
+        return real(model, tokens, coords, docs, *rest)
+    run(out="whole", val="")
+    monkeypatch.setattr(train, "generate", generate)
+    run(out="halves", val="")
+    whole, halves = ((tmp_path / out / "submission.json").read_text() for out in ("whole", "halves"))
+    assert whole == halves and "out of memory with 4 drafts at once" in log_of(tmp_path / "halves")
+    most = 0
+    with pytest.raises(UserError, match="out of memory while drafting a single answer.*--max_answer"):
+        run(out="none", val="")
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_prompt_that_does_not_fit_is_a_failed_draft(run, tmp_path, part, count):
+    """Of one task or of two, in val, where one is drafted at each evaluation, and in test."""
+    large = make_task("large", "1 > 1", f"{' '.join(['1' * 18] * 18)} > 1")        # 344 tokens, and a document may have 320
+    file = write_tasks(tmp_path / "tasks.json", [large, make_task("small", "1 > 1", "2 > 2")][:count])
+    run(**{"test": "", "val": "", part: file}, eval_every=1, frame=32, max_steps=3)
+    assert "prompts do not fit: prompt + max_answer (40) > max_len (320)" in log_of(tmp_path / "run")
+
+
 def test_out_of_memory_that_cannot_be_mended(run, monkeypatch):
     runs_out(monkeypatch, {0, 1})
     with pytest.raises(UserError, match="out of memory with 320 tokens.*--max_len"):
