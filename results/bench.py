@@ -6,6 +6,7 @@ A useful token belongs to a document; padding does not. On a CPU the same docume
 longest, one causal attention call, as a textbook does it, alternate with them in the same run. On CUDA a step's kernels are
 listed by kind, beside the rate of a large matrix product on the same chip.
 """
+import dataclasses
 import statistics
 import sys
 import time
@@ -120,6 +121,7 @@ class Bench:
 
 def main(argv, rounds=15):
     config, _ = knobs.load(argv or ["config/quadtree.py"])
+    config = dataclasses.replace(config, max_steps=max(config.max_steps, rounds))
     bench = Bench(config)
     stream = iter(bench.source.stream(0, 0))
     begun = time.perf_counter()

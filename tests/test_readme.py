@@ -104,3 +104,16 @@ def test_headline_is_what_was_measured():
     first = " ".join(README.split("```")[0].split())
     assert len(tests) == 3 and f"**{sum(exact) / 3:.1f} % of held-out generated tasks" in first
     assert f"{min(exact):.1f} .. {max(exact):.1f}; {sum(pass2) / 3:.1f} % pass@2" in first
+
+
+@pytest.mark.parametrize("knobs", [{}, dict(demos=0, task_embed=True, train="FILE", val="", test="FILE")])
+def test_the_benchmark_runs(tmp_path, monkeypatch, capsys, knobs):
+    monkeypatch.chdir(ROOT)
+    file = write_tasks(tmp_path / "tasks.json", flip_tasks(20))
+    spec = importlib.util.spec_from_file_location("bench", ROOT / "results" / "bench.py")
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    bench.main(flags(**{**TINY, **{key: file if value == "FILE" else value for key, value in knobs.items()}}), rounds=3)
+    said = capsys.readouterr().out
+    for line in ("preparing a batch", "forward, backward", "clip and optimizer", "whole step", "end to end / padded", "decode step"):
+        assert line in said
