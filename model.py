@@ -191,13 +191,17 @@ class GPT(nn.Module):
             nn.init.normal_(module.weight, std=getattr(module, "std", 0.5))
 
     def forward(self, tokens, coords, docs, labels=None, cache=None, causal=True):
-        """-> logits (T, V). tokens (T,), coords (T, 4), docs (D + 1,) the offset at which each document begins and the last
+        """-> logits (T, V), of the token that comes next."""
+        return self.head(self.hidden(tokens, coords, docs, labels, cache, causal))
+
+    def hidden(self, tokens, coords, docs, labels=None, cache=None, causal=True, more=0):
+        """-> (T, C), normed. tokens (T,), coords (T, 4), docs (D + 1,) the offset at which each document begins and the last
         one's end, labels (T, 2): task row and view, used where the network has such embeddings. With a cache: a first call
-        with the documents' beginnings, then one token for each document a call."""
+        with the documents' beginnings, then one token for each document a call. `more` (T, C) is added to the embeddings."""
         doc, bias = None, None
         if cache is not None:
             doc = torch.repeat_interleave(torch.arange(cache.B, device=tokens.device), docs.diff(), output_size=len(tokens))
-        x = self.token(tokens) + self.plane(coords[:, 1]) + self.encoding(coords)              # (T, C)
+        x = self.token(tokens) + self.plane(coords[:, 1]) + self.encoding(coords) + more       # (T, C)
         if self.task is not None:
             x = x + self.task(labels[:, 0])
         if self.view is not None:
@@ -213,7 +217,7 @@ class GPT(nn.Module):
         layout = Layout(docs, rotary, self.shape.max_len, causal, cache, doc, coords[:, 0], bias)
         for block in self.blocks:
             x = block(x, layout)
-        return self.head(self.norm(x))
+        return self.norm(x)
 
     def counts(self):
         """Parameters: (of the network, of embedding tables)."""
@@ -305,20 +309,22 @@ KIND = "nanoarc checkpoint 1"
 def save_checkpoint(path, model, **rest):
     """Write to a temporary file, then rename: a reader finds the old file or the new one, never half a file."""
     temporary = Path(f"{path}.tmp")
-    torch.save({"kind": KIND, "shape": asdict(model.shape), "model": model.state_dict(), **rest}, temporary)
+    torch.save({"kind": KIND, "network": type(model).__name__, "shape": asdict(model.shape), "model": model.state_dict(), **rest}, temporary)
     temporary.replace(path)
 
 
-def load_checkpoint(path):
-    """The dict of a checkpoint, on the CPU. Nothing in the file is executed (weights_only)."""
+def load_checkpoint(path, network="GPT", cure="train first, or name one with --init_from="):
+    """The dict of a checkpoint of a network of that class, on the CPU. Nothing in the file is executed (weights_only)."""
     if not Path(path).is_file():
-        raise UserError(f"{path}: no such checkpoint; train first, or name one with --init_from=")
+        raise UserError(f"{path}: no such checkpoint; {cure}")
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise UserError(f"{path}: not a readable checkpoint, perhaps cut short ({type(error).__name__})") from None
     if not isinstance(found, dict) or found.get("kind") != KIND:
         raise UserError(f"{path}: a file of another program, or of another version: its kind is not {KIND!r}")
+    if found.get("network", "GPT") != network:
+        raise UserError(f"{path}: holds a {found.get('network', 'GPT')}, and a {network} is needed here (train.py writes GPT, refine.py Refiner)")
     return found
 
 

@@ -93,12 +93,16 @@ OPTIMIZERS = {                     # name: (for the matrices of the blocks, or N
 class Optimizer:
     """One or two torch optimizers as one. Every parameter is in exactly one of their groups."""
 
-    def __init__(self, model, config):
+    def __init__(self, model, config, part=None):
+        """part: (module of the model, the states of an Optimizer that trained it): it goes on where that one stopped."""
         if config.optimizer not in OPTIMIZERS:
             raise UserError(f"no optimizer {config.optimizer!r}; there are {', '.join(OPTIMIZERS)}")
         for_matrices, for_rest, self.falls = OPTIMIZERS[config.optimizer]
         matrices, head, norms, tables = [], [], [], []
+        apart = {id(p) for p in part[0].parameters()} if part else {}
         for name, p in model.named_parameters():
+            if id(p) in apart:
+                continue
             kind = matrices if name.startswith("blocks.") and p.ndim == 2 else head if name.startswith("head.") else \
                 norms if p.ndim == 1 else tables
             kind.append(p)
@@ -108,6 +112,10 @@ class Optimizer:
         self.parts = [for_rest([group for group in groups if group["params"]], config)]
         if for_matrices is not None:
             self.parts.append(for_matrices(matrices, config))
+        if part:
+            begun = Optimizer(part[0], config)
+            begun.load_state_dict(part[1])
+            self.parts += begun.parts
         seen = [id(p) for part in self.parts for group in part.param_groups for p in group["params"]]
         assert sorted(seen) == sorted(id(p) for p in model.parameters()), "a parameter is in no group, or in two"
         self.set_train_mode()

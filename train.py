@@ -108,8 +108,8 @@ def by_dimension(families):
     return out
 
 
-def draft(model, tasks, config, rows, device, say=print):
-    """Drafts of every query under its views. -> (drafts, demonstrations that did not fit)."""
+def draft(model, tasks, config, rows, device, say=print, mend=False, temperature=0.0):
+    """Drafts of every query under its views, in the order of exam.questions. -> (drafts, demonstrations that did not fit)."""
     asked = questions(tasks, config.views, config)
     exam = Exam(tasks, asked, config, rows, True, device)
     answers, said, todo = {}, time.time(), exam.plan(config.draft_tokens)
@@ -118,7 +118,7 @@ def draft(model, tasks, config, rows, device, say=print):
         batch = exam.batch(which)
         try:
             with autocast(config, device):
-                found = generate(model, batch.tokens, batch.coords, batch.docs, batch.labels, config.max_answer)
+                found = generate(model, batch.tokens, batch.coords, batch.docs, batch.labels, config.max_answer, temperature)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -134,7 +134,18 @@ def draft(model, tasks, config, rows, device, say=print):
     if len(exam.where) < len(asked):
         say(f"  {len(asked) - len(exam.where)} of {len(asked)} prompts do not fit: prompt + max_answer ({config.max_answer}) > max_len "
             f"({config.max_len}); they count as failed")
-    return [as_draft(tasks[t].id, i, v, s, table, answers.get(q)) for q, (t, i, v, s, table) in enumerate(asked)], exam.left_out
+    return [as_draft(tasks[t].id, i, v, s, table, answers.get(q), mend) for q, (t, i, v, s, table) in enumerate(asked)], exam.left_out
+
+
+def examine(model, exam, config, rows, device, log, step):
+    """Validation while training: the metrics, and a draft as a picture. -> metrics."""
+    result = validate(model, exam, config, device)
+    task = exam.tasks[7 * (step // config.eval_every) % len(exam.tasks)]       # another one each time
+    drafts, _ = draft(model, [task], dataclasses.replace(config, views=1), rows, device, log)
+    log(f"  val: loss {result['loss']:.4f}  cells {result['cells']:.1%}  exact {result['exact']:.1%} of {result['n']}"
+        + "".join(f"  {kind} {result['exact_' + kind]:.1%}" for kind in ("1d", "2d") if f"exact_{kind}" in result))
+    log(picture(task, drafts[0].grid, "draft") + "\n")
+    return result
 
 
 def picture(task, grid, title):
@@ -242,18 +253,25 @@ MAY_CHANGE = ("out_dir", "overwrite", "resume", "init_from", "device", "compile"
               "draft_tokens", "micro_tokens")  # knobs that do not change what is trained
 
 
+def changed(found, config, may_change):
+    """In which knobs, beside those that may, a config differs from a checkpoint's: as text, empty if in none."""
+    return "; ".join(f"{key} was {was!r} and is {getattr(config, key, None)!r}" for key, was in found["config"].items()
+                     if was != getattr(config, key, None) and key not in may_change)
+
+
 class Run:
     """The state of a run: what a checkpoint holds, and how it is written and read."""
 
     def __init__(self, config, model, optimizer, task_ids, log):
         self.config, self.model, self.optimizer, self.task_ids, self.log = config, model, optimizer, task_ids, log
         self.step, self.best, self.seconds = 0, None, 0.0      # best: (exact, -loss) on val
+        self.more = {}                                         # what else a checkpoint holds: refine.py has something
         self.versions = versions()                             # of the start: files may be edited while a run goes on
 
     def save(self, name, training=True):
         """Averaged weights (what anyone uses); and, for resume, the weights in training and the optimizer's state."""
         rest = dict(config=dataclasses.asdict(self.config), task_ids=self.task_ids, step=self.step, best=self.best, seconds=self.seconds,
-                    versions=self.versions)
+                    versions=self.versions, **self.more)
         if training:
             rest.update(training={k: v.detach().clone() for k, v in self.model.state_dict().items()},
                         optimizer=self.optimizer.state_dict())
@@ -264,10 +282,8 @@ class Run:
         check_shape(found, self.model.shape, path)
         if "training" not in found:
             raise UserError(f"{path}: holds weights only, nothing to resume from; --init_from={path} starts from them")
-        differ = [f"{key} was {was!r} and is {getattr(self.config, key, None)!r}" for key, was in found["config"].items()
-                  if was != getattr(self.config, key, None) and key not in MAY_CHANGE]
-        if differ:
-            raise UserError(f"--resume goes on with the same run, but {'; '.join(differ)}. To start a new one from these weights: "
+        if differ := changed(found, self.config, MAY_CHANGE):
+            raise UserError(f"--resume goes on with the same run, but {differ}. To start a new one from these weights: "
                             f"--init_from={path}")
         self.model.load_state_dict(found["training"])
         self.optimizer.load_state_dict(found["optimizer"])
@@ -289,8 +305,10 @@ def transplant(model, task_ids, found, path):
     model.load_state_dict(weights)
 
 
-def train(config, model, optimizer, run, data, exam, rows, device, log):
-    """The loop: rate, evaluate and save, micro-steps, clip, step, log."""
+def train(config, model, optimizer, run, data, learn, validation, device, log):
+    """The loop: rate, evaluate and save, micro-steps, clip, step, log. learn(config, network, data, item, micro, device, static) does
+    forward and backward of a step and returns two losses on the device, to descend and to show; validation(step), or None,
+    returns metrics with `exact` and `loss`. -> was it interrupted?"""
     stop = []
     previous = signal.signal(signal.SIGINT, lambda *_: stop.append(1) if not stop else signal.default_int_handler(*_))
     micro, (fast, static) = config.micro_limit(), compiled(model, config, device)
@@ -320,15 +338,10 @@ def train(config, model, optimizer, run, data, exam, rows, device, log):
                         f"ETA {clock((config.max_steps - step) * (now - begun) / (step - first))}")
                     log.record(kind="train", step=step, loss=values[1], loss_all_outputs=values[0], lr=rate, norm=values[2],
                                ms=ms, seconds=run.seconds)
-                if evaluate and exam:
+                if evaluate and validation:
                     with averaged(model, optimizer):
-                        result = validate(model, exam, config, device)
-                        task = exam.tasks[7 * (step // config.eval_every) % len(exam.tasks)]       # another one each time
-                        drafts, _ = draft(model, [task], dataclasses.replace(config, views=1), rows, device, log)
-                    log(f"  val: loss {result['loss']:.4f}  cells {result['cells']:.1%}  exact {result['exact']:.1%} of {result['n']}"
-                        + "".join(f"  {kind} {result['exact_' + kind]:.1%}" for kind in ("1d", "2d") if f"exact_{kind}" in result))
+                        result = validation(step)
                     log.record(kind="val", step=step, seconds=run.seconds, **result)
-                    log(picture(task, drafts[0].grid, "draft") + "\n")
                     if run.best is None or (result["exact"], -result["loss"]) > run.best:
                         run.best = (float(result["exact"]), -float(result["loss"]))
                         run.save("best.pt", training=False)
@@ -349,7 +362,7 @@ def train(config, model, optimizer, run, data, exam, rows, device, log):
             while True:
                 torch.manual_seed(config.seed * 1_000_003 + step)      # dropout of step i follows from (seed, i) too
                 try:
-                    loss = backward(config, fast, data, item, micro, device, static)
+                    loss = learn(config, fast, data, item, micro, device, static)
                     break
                 except RuntimeError as error:
                     if not out_of_memory(error):
@@ -461,7 +474,8 @@ def main(argv=None):
                                                 "dropped": data["dropped"], "command": " ".join(sys.argv) if argv is None else ""})
         log(f"steps: {config.max_steps} of {config.batch_tokens} tokens, {config.optimizer}, learning rate {config.learning_rate}, "
             f"seed {config.seed}; results in {config.out_dir}/" + (f"; resumed at step {run.step}" if run.step else ""))
-        interrupted = train(config, model, optimizer, run, stream, exam, rows, device, log)
+        validation = (lambda step: examine(model, exam, config, rows, device, log, step)) if exam else None
+        interrupted = train(config, model, optimizer, run, stream, backward, validation, device, log)
         if stream.left_out:
             log(f"{stream.left_out} demonstrations did not fit max_len = {config.max_len} in training")
         if interrupted:

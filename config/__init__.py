@@ -18,7 +18,8 @@ class UserError(ValueError):
 RANGES = (                                                     # knobs, the least and the most they may be
     ("max_steps demos keep_every micro_tokens frame", 0, 10 ** 9),
     ("batch_tokens n_layer n_head n_kv_head n_embd n_mlp views draft_tokens eval_every log_every oned_eval oned_min_width", 1, 10 ** 9),
-    ("max_len", 8, 10 ** 9), ("max_answer", 2, 10 ** 9), ("seed", 0, 2 ** 31 - 1), ("workers", -1, 256),
+    ("refine_steps", 0, 10 ** 9), ("refine_tasks refine_views refine_layers refine_loops", 1, 10 ** 9), ("refine_temperature", 0, 10),
+    ("refine_right refine_corrupt", 0, 1), ("refine_wrong", 1, 1000), ("max_len", 8, 10 ** 9), ("max_answer", 2, 10 ** 9), ("seed", 0, 2 ** 31 - 1), ("workers", -1, 256),
     ("dropout beta2", 0, 0.9999), ("beta1", 0.01, 0.9999), ("warmup decay oned_lift", 0, 1), ("weight_decay embed_decay grad_clip", 0, 10 ** 6),
 )
 
@@ -84,6 +85,25 @@ class Config:
     views: int = 4                  # distinct views drafted and voted on a test input
     draft_tokens: int = 32768       # tokens of the documents decoded at once, about: what memory for keys and values allows
 
+    # -- the refinement network (refine.py), in out_dir/refine; what is not here it takes from above
+    refine_from: str = ""           # the checkpoint whose drafts are refined; empty: out_dir/ckpt.pt
+    refine_train: str = "oned"      # tasks to draft for training, which that checkpoint must not know: oned, or sources as above;
+                                    # seen: those it was trained on (a control: it learns to copy)
+    refine_folds: str = ""          # instead: "a.pt,b.pt", trained with fold=0/2 and 1/2; each drafts the pairs it never saw
+    refine_earlier: str = ""        # "step_000800.pt,...": earlier checkpoints (keep_every) draft these tasks too
+    refine_tasks: int = 4000        # tasks to look for failing drafts in; more is better, 3 ms each on 2 CPU cores
+    refine_views: int = 1           # views drafted of each task that failed
+    refine_temperature: float = 0.7 # one more draft of each, sampled; 0: none
+    refine_right: float = 0.25      # share of documents whose draft is right, to learn to leave well alone
+    refine_corrupt: float = 0.15    # share whose draft is a damaged answer; 1: nothing else (a control). Above a third it learns noise
+    refine_draft: bool = True       # False: the draft's size alone is told (a control)
+    refine_tune: bool = True        # the copy of the drafting network that the refiner reads with learns along; False: it stays as it is
+    refine_layers: int = 2          # bidirectional blocks on top of it, applied refine_loops times
+    refine_loops: int = 2           # each corrects what the one before said
+    refine_wrong: float = 4.0       # weight of a cell that is wrong, where others count 1
+    refine_steps: int = 1000        # of batch_tokens; a step costs about refine_loops steps of train.py
+    refine_learning_rate: float = 1e-2
+
     # -- the machine
     device: str = ""                # cuda, mps, cpu; empty: the first of these that works
     dtype: str = ""                 # autocast: bfloat16 or float32; empty: bfloat16 on CUDA, float32 elsewhere
@@ -100,8 +120,12 @@ class Config:
             for key in keys.split():
                 if not least <= getattr(self, key) <= most:
                     raise UserError(f"{key} = {getattr(self, key)} is out of its range, {least} to {most}")
-        if not self.learning_rate > 0:
-            raise UserError(f"learning_rate = {self.learning_rate} must be larger than 0")
+        for key in ("learning_rate", "refine_learning_rate"):
+            if not getattr(self, key) > 0:
+                raise UserError(f"{key} = {getattr(self, key)} must be larger than 0")
+        if self.refine_right + self.refine_corrupt > 1:
+            raise UserError(f"refine_right = {self.refine_right} and refine_corrupt = {self.refine_corrupt} are shares of the same documents: "
+                            "together at most 1")
         if self.oned_min_width > self.oned_max_width:
             raise UserError(f"oned_min_width = {self.oned_min_width} is larger than oned_max_width = {self.oned_max_width}")
         if self.max_answer >= self.max_len:

@@ -82,6 +82,22 @@ def decode_grid(tokens):
     return tokens.reshape(len(ends), width + 1)[:, :-1].astype(np.uint8)
 
 
+def mended(tokens, logps):
+    """Tokens of an answer that draw no rectangle, and their log-probabilities, as if they did: rows end where `row` stands or the
+    answer does, other tokens than colours are left out, the most frequent width wins (of several the first), longer rows are
+    cut and shorter ones filled with colour 0, each such cell a guess of one in ten. No cell, no change."""
+    rows = np.split(np.arange(len(tokens)), np.flatnonzero(tokens == ROW) + 1)
+    rows = [cells for row in rows if len(cells := row[tokens[row] < COLORS])]
+    widths = [len(row) for row in rows]
+    width = max(widths, key=widths.count, default=0)
+    new = np.full((len(rows), width + 1), ROW)
+    sure = np.full(new.shape, np.log(1 / COLORS))
+    for i, row in enumerate(row[:width] for row in rows):
+        new[i, :width] = 0
+        new[i, :len(row)], sure[i, :len(row)] = tokens[row], logps[row]
+    return (new.ravel(), sure.ravel()) if rows else (tokens, logps)
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Tasks
 

@@ -122,6 +122,8 @@ class Batch(NamedTuple):
     labels: torch.Tensor           # (T, 2): task row, symmetry
     targets: torch.Tensor          # (T,): the next token where it belongs to an output, else IGNORE
     query: torch.Tensor            # (T,): 1 where that output is the query's
+    doc: torch.Tensor              # (T,): the number of its document
+    place: torch.Tensor            # (T,): where it stands in Pairs.tokens
 
 
 def gather(pairs, docs, capacity=0, max_len=0):
@@ -138,7 +140,7 @@ def gather(pairs, docs, capacity=0, max_len=0):
     ends = np.cumsum(np.concatenate([[0], lengths]))
     extra = len(lengths) - len(docs.labels)
     tables = np.concatenate([docs.tables, np.tile(np.arange(docs.tables.shape[1]), (extra, 1))])
-    labels = np.concatenate([docs.labels, np.zeros((extra, 2), int)])
+    labels = np.concatenate([docs.labels, np.zeros((extra, docs.labels.shape[1]), int)])
 
     ready = lambda array: send(torch.from_numpy(np.ascontiguousarray(array)), device)
     start, length, doc, slot, first, kind, _ = ready(segments.T)
@@ -156,7 +158,7 @@ def gather(pairs, docs, capacity=0, max_len=0):
     targets[:-1] = torch.where(answer[1:] > 0, tokens[1:], IGNORE)
     query = torch.zeros_like(tokens)
     query[:-1] = answer[1:] == QUERY
-    return Batch(tokens, coords, ends, labels[doc], targets, query)
+    return Batch(tokens, coords, ends, labels[doc], targets, query, doc, place)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -170,8 +172,8 @@ class Generated:
     """`oned` without end: the tasks of step i are drawn for step i, so nothing is stored and nothing repeats."""
     store, left_out, TRIES = None, 0, 10000                    # each step brings its own pairs
 
-    def __init__(self, config, families, banned):
-        self.config, self.families, self.banned = config, families, banned
+    def __init__(self, config, families, banned, name="train"):
+        self.config, self.families, self.banned, self.name = config, families, banned, name
         if config.fold:
             raise UserError("fold holds out demonstration pairs of tasks from files; train = 'oned' has none")
         width, rows = oned.widest(families, config.oned_max_width), oned.ROWS[1] if config.oned_lift else 1
@@ -184,25 +186,38 @@ class Generated:
     def __len__(self):
         return self.config.max_steps
 
-    def __getitem__(self, step):
-        c, rng, used, rejected = self.config, np.random.default_rng([self.config.seed, step]), 0, 0
-        pairs, chosen, symmetries = [], [], []
-        for task in oned.stream(f"train/{c.seed}/{step}", self.families, (c.oned_min_width, c.oned_max_width), c.oned_lift):
+    def tasks(self, step):
+        """(task under a random view, symmetry), without end; none holds a banned pair."""
+        c, rng, rejected = self.config, np.random.default_rng([self.config.seed, step]), 0
+        for task in oned.stream(f"{self.name}/{c.seed}/{step}", self.families, (c.oned_min_width, c.oned_max_width), c.oned_lift):
             symmetry = int(rng.integers(SYMMETRIES)) if c.symmetries else 0
             view = view_task(task, symmetry, color_table(rng) if c.colors else np.arange(VOCAB))
-            shown = [*view.train[:c.demos], *view.test[:1]]
-            if any(pair_key(*pair) in self.banned for pair in shown):          # judged as the network would see it
+            if any(pair_key(*pair) in self.banned for pair in [*view.train[:c.demos], *view.test[:1]]):          # judged as the network would see it
                 rejected += 1
                 if rejected > self.TRIES:
                     raise UserError(f"{self.TRIES} generated tasks in one step hold a pair of val or test; raise --oned_max_width, or "
                                     "lower --oned_eval")
                 continue
+            yield view, symmetry
+
+    def step_tasks(self, step):
+        """Those that fit in a step: as `tasks`."""
+        used, out = 0, []
+        for view, symmetry in self.tasks(step):
+            shown = [*view.train[:self.config.demos], *view.test[:1]]
             length = sum(3 + sum(g.shape[0] * (g.shape[1] + 1) for g in pair) for pair in shown)
-            if used + length > c.batch_tokens:
-                break
+            if used + length > self.config.batch_tokens:
+                return out
+            out.append((view, symmetry))
+            used += length
+
+    def __getitem__(self, step):
+        pairs, chosen, symmetries = [], [], []
+        for view, symmetry in self.step_tasks(step):
+            shown = [*view.train[:self.config.demos], *view.test[:1]]
             chosen.append((range(len(pairs), len(pairs) + len(shown)), 0, np.arange(VOCAB), 0))
             symmetries.append(symmetry)
-            pairs, used = pairs + shown, used + length
+            pairs += shown
         coded = Pairs(pairs)
         docs = documents(coded, chosen)
         docs.labels[:, 1] = symmetries

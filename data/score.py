@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.arc import decode_grid, untransform
+from data.arc import decode_grid, mended, untransform
 
 
 class Draft(NamedTuple):
@@ -19,24 +19,34 @@ class Draft(NamedTuple):
     view: int                      # 0 is the task as it is
     grid: object                   # (H, W) in the task's own orientation and colours; None: failed
     logp: float                    # mean log-probability of its tokens
+    sure: object = None            # (H, W) log-probability of each cell
+    weight: float = 1.0            # of its vote
 
 
-def as_draft(task, test, view, symmetry, table, answer):
-    """An Answer of model.generate, turned back from its view."""
-    grid = decode_grid(answer.tokens) if answer is not None and len(answer.tokens) else None
-    if grid is not None:
-        grid = untransform(np.argsort(table)[grid].astype(np.uint8), symmetry)
-    return Draft(task, test, view, grid, float(np.mean(answer.logps)) if answer is not None else -np.inf)
+def as_draft(task, test, view, symmetry, table, answer, mend=False):
+    """An Answer of model.generate, turned back from its view. mend: a broken rectangle is repaired (arc.mended)."""
+    if answer is None:
+        return Draft(task, test, view, None, -np.inf)
+    tokens, sure = answer.tokens, answer.logps[:-1]
+    grid = decode_grid(tokens) if len(tokens) else None
+    if grid is None and mend and len(tokens):
+        tokens, sure = mended(tokens, sure)
+        grid = decode_grid(tokens)
+    if grid is None:
+        return Draft(task, test, view, None, float(np.mean(answer.logps)))
+    sure = sure.reshape(len(grid), -1)[:, :-1]
+    return Draft(task, test, view, untransform(np.argsort(table)[grid].astype(np.uint8), symmetry), float(np.mean(answer.logps)),
+                 untransform(sure, symmetry))
 
 
 def vote(drafts):
-    """Different grids, best first: by the number of views that drafted it, then the mean log-probability of those drafts,
-    then the earliest view. Drafts that are no grid do not vote."""
+    """Different grids, best first: by the weights of the views that drafted it (1 each, if nothing rated them), then the mean
+    log-probability of those drafts, then the earliest view. Drafts that are no grid do not vote."""
     votes = defaultdict(list)
     for draft in drafts:
         if draft.grid is not None:
             votes[draft.grid.shape, draft.grid.tobytes()].append(draft)
-    ranked = sorted(votes.values(), key=lambda v: (-len(v), -np.mean([d.logp for d in v]), min(d.view for d in v)))
+    ranked = sorted(votes.values(), key=lambda v: (-sum(d.weight for d in v), -np.mean([d.logp for d in v]), min(d.view for d in v)))
     return [group[0].grid for group in ranked]
 
 

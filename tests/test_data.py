@@ -135,7 +135,7 @@ def test_every_view_inverts(symmetry):
         g, table = random_grid(RNG, 6), arc.color_table(RNG)
         assert np.array_equal(arc.untransform(arc.transform(g, symmetry), symmetry), g)
         shown = arc.view_task(arc.Task("", [], [(g, g)]), symmetry, table).test[0][0]
-        draft = as_draft("", 0, 0, symmetry, table, Answer(arc.encode_grid(shown), np.zeros(3)))
+        draft = as_draft("", 0, 0, symmetry, table, Answer(arc.encode_grid(shown), np.zeros(shown.size + len(shown) + 1)))
         assert np.array_equal(draft.grid, g)
 
 

@@ -1,0 +1,518 @@
+"""Train a second, bidirectional network on the first one's drafts, and correct drafts with it.
+
+    python train.py config/quadtree.py && python refine.py config/quadtree.py     # before and after, on tasks neither has seen
+    python refine.py config/quadtree.py --eval_only --tasks=FILE                   # both networks solve a task file of yours
+
+The drafting network solves most tasks it is asked, and knows those it was trained on by heart. So drafts are taken on tasks it never saw, and
+mostly where it fails. The second network reads demonstrations, query and draft at once, and says for each cell the colour and
+whether the draft is wrong there, and for the draft whether it is exactly right. Applied several times, it reads its own answer.
+"""
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import pickle
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import config as knobs
+from config import UserError
+from data import arc
+from data.arc import COLORS, ROW, START, pair_key
+from data.batch import IGNORE, QUERY, Generated, bins, held_out, known_pairs
+from data.drafts import DAMAGED, RIGHT, WRONG, Drafts, damage, shown
+from data.exam import questions
+from data.score import same, score, submission, write_json
+from data.sources import load_data
+from model import GPT, Shape, check_shape, load_checkpoint
+from optim import Optimizer, averaged
+from train import MAY_CHANGE, Log, Run, autocast, changed, clock, draft, exam_of, pick_device, picture, prepare_folder, shape_for
+from train import teacher_forced, train
+
+# --------------------------------------------------------------------------------------------------------------------
+# The network
+
+class Refiner(GPT):
+    """The blocks of model.py without the causal mask. Its residual goes around everything: it answers the draft's colours, times a
+    gain, plus a correction that starts at zero, so untrained it returns each draft as it is."""
+
+    def __init__(self, shape, trunk=None):
+        """trunk: shape of the drafting network, of which the refiner has a copy that learns along; None: it reads that one's states
+        as they are."""
+        super().__init__(shape)
+        self.trunk = GPT(trunk) if trunk else None
+        C = shape.n_embd
+        self.facts = nn.Linear(4, C, bias=False)               # of a draft's cell: that it is one, how sure, ...
+        self.reads = nn.Linear(2 * C, C, bias=False)           # what the drafting network had in mind of a token
+        self.head = nn.ModuleDict(dict(color=nn.Linear(C, COLORS, bias=False), wrong=nn.Linear(C, 1), right=nn.Linear(2 * (C + 4), 1)))
+        self.trust = nn.Parameter(torch.zeros(1))              # in what the trunk would say, given the draft so far
+        self.gain = nn.Parameter(torch.full((1,), 4.0))
+        nn.init.normal_(self.facts.weight, std=0.5)
+        nn.init.normal_(self.reads.weight, std=(2 * C) ** -0.5)
+        nn.init.zeros_(self.head["color"].weight)
+
+    def forward(self, batch, cells, sure, states, loops, blind=False):
+        """cells (N,): where in the batch the drafts' cells stand; sure (N,): log-probability of each; states (T, 2 C): states_of. Each loop
+        judges a guess, the first one the draft, and makes the next. -> a list of (guess (N,), colour logits (N, 10), wrong (N,), right (D,)):
+        logits for what the guess should have been, that a cell of it is wrong, that all of it is right. blind: the draft's size alone shows."""
+        doc, D = batch.doc[cells], len(batch.docs) - 1
+        given = batch.tokens[cells]
+        stay = 0 if blind else self.gain * F.one_hot(given, COLORS)
+        guess, said = (torch.full_like(given, START), torch.zeros_like(sure)) if blind else (given, sure)
+        first, sure, size = guess, said, torch.bincount(doc, minlength=D).clamp(min=1)[:, None]
+        said_before = self.trust * self.trunk.head(states[cells, :self.shape.n_embd])[:, :COLORS] if self.trunk else 0
+        out = []
+        for _ in range(loops):
+            tokens = batch.tokens.clone()
+            tokens[cells] = guess
+            facts = self.facts(torch.stack([torch.ones_like(sure), sure, said, (guess != first).float()], 1))
+            more = self.reads(states).index_add(0, cells, facts)
+            h = self.hidden(tokens, batch.coords, batch.docs, batch.labels, causal=False, more=more)[cells].float()      # (N, C)
+            colors = stay + said_before + self.head["color"](h)
+            wrong = self.head["wrong"](h)
+            doubt = -torch.stack([sure, said, colors.detach().log_softmax(-1).gather(1, guess[:, None] % COLORS)[:, 0]], 1)
+            pooled = torch.cat([h, wrong.detach(), doubt], 1)
+            mean = torch.zeros(D, pooled.shape[1], device=h.device).index_add(0, doc, pooled) / size
+            most = torch.zeros_like(mean).scatter_reduce(0, doc[:, None].expand_as(pooled), pooled, "amax", include_self=False)
+            right = self.head["right"](torch.cat([mean, most], 1))[:, 0]
+            out.append((guess, colors.float(), wrong[:, 0].float(), right.float()))
+            said, guess = colors.detach().float().log_softmax(-1).max(-1)      # detached: none learns to help the next
+        return out
+
+
+def think(model, networks, batch, cells, sure, loops, config):
+    """-> (states_of, what the Refiner says). It reads with its trunk; without one, with the networks that drafted, which then learn nothing."""
+    seen = batch if config.refine_draft else batch._replace(tokens=batch.tokens.index_fill(0, cells, START))
+    with contextlib.nullcontext() if model.trunk else torch.no_grad():
+        states = states_of([model.trunk] if model.trunk else networks, seen)
+    return states, model(batch, cells, sure, states, loops, not config.refine_draft)
+
+
+def states_of(networks, batch):
+    """What a drafting network has in mind of each token, (T, 2 C): when it was to say it, and when it had read it. Of several networks, each
+    document's own (the third of its labels)."""
+    after = 0
+    for k, network in enumerate(networks):
+        found = network.hidden(batch.tokens, batch.coords, batch.docs, batch.labels)
+        after = torch.where(batch.labels[:, 2:] == k, found, after)
+    before = after.roll(1, 0).index_fill(0, batch.docs[:-1].long(), 0.0)
+    return torch.cat([before, after], 1).float()
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Drafting: on tasks that the drafting network never saw
+
+def lessons(config, data, path, first, banned):
+    """-> [(checkpoint's path, its dict, tasks whose queries it never trained on, keys of pairs that must not be among these)]."""
+    c = config
+    if c.refine_folds:
+        out = []
+        asked = {pair_key(*p) for t in data["val"] + data["test"] for p in t.test if p[1] is not None}     # their demonstrations may be learned
+        for place in map(str.strip, c.refine_folds.split(",")):
+            part = load_checkpoint(place)
+            fold = part["config"]["fold"]
+            if not fold:
+                raise UserError(f"{place}: refine_folds takes checkpoints trained with --fold=i/k; this one was trained on every pair")
+            split = lambda task, out: [p for p in known_pairs(task) if held_out(p, fold) == out]
+            tasks = [t._replace(train=split(t, False), test=split(t, True)) for t in data["train"] or []]
+            seen = asked | {pair_key(*p) for t in tasks for p in t.train}
+            out.append((place, part, [t for t in tasks if t.test and (t.train or c.task_embed)], seen))
+        return out
+    if c.refine_train == "oned" or c.refine_train == "seen" and data["train"] is None:
+        stream = Generated(c, data["families"], banned, "refine" if c.refine_train == "oned" else "train")
+        steps = itertools.count() if c.refine_train == "oned" else range(c.max_steps)
+        tasks = itertools.islice((task for step in steps for task, _ in stream.step_tasks(step)), c.refine_tasks)
+        return [(path, first, list(tasks), banned)]
+    if c.refine_train == "seen":
+        tasks = [t._replace(train=known_pairs(t)[:-1], test=known_pairs(t)[-1:]) for t in data["train"]]
+        return [(path, first, tasks[:c.refine_tasks], banned)]
+    tasks, dropped, _ = arc.guard(arc.load(c.refine_train), data["val"] + data["test"] + (data["train"] or []))
+    tasks = [t._replace(test=[p for p in t.test if p[1] is not None]) for t in tasks]
+    return [(path, first, [t for t in tasks if t.test and t.train][:c.refine_tasks], banned)]
+
+
+def check_unseen(tasks, seen, path):
+    """No query may be one the drafting network knows, nor one of val or test: its draft would be the answer, and teach to copy."""
+    for task in tasks:
+        if any(pair_key(*pair) in seen for pair in task.test):
+            raise UserError(f"{path}: task {task.id} has a query that this network trained on, or that val or test holds; its draft would leak the "
+                            "answer. Draft other tasks: --refine_train=, or --refine_folds= with checkpoints trained with --fold")
+
+
+def rows_of(found, tasks):
+    """{task id: row of the task embedding}; in a fold a task goes by its id, its demonstrations being fewer."""
+    rows = {name: row for row, (name, _) in enumerate(found["task_ids"], 1)}
+    return {task.id: rows[task.id] for task in tasks if task.id in rows}
+
+
+def drafter(found, device):
+    model = GPT(Shape(**found["shape"]))
+    model.load_state_dict(found["model"])
+    return model.to(device).eval()
+
+
+def drafts_of(model, tasks, config, rows, device, log, temperature=0.0):
+    """-> (drafts of train.draft, for each its (task number, query number, view, symmetry, colour table))."""
+    torch.manual_seed(config.seed)
+    drafts, _ = draft(model, tasks, config, rows, device, log, mend=True, temperature=temperature)
+    return drafts, questions(tasks, config.views, config)
+
+
+def as_shown(config, tasks, drafts, asked, rows, by=0):
+    """Drafts that are grids, as documents' parts. A mended one may have become longer than max_answer, and is left as it is. -> (list of Shown,
+    which drafts they are)."""
+    fits = lambda grid: grid.size + len(grid) < config.max_answer
+    which = [q for q, d in enumerate(drafts) if d.grid is not None and fits(arc.transform(d.grid, asked[q][3]))]
+    return [shown(config, tasks[asked[q][0]], asked[q][1], asked[q][3:], rows.get(drafts[q].task, 0), drafts[q].grid, drafts[q].sure, None, by)
+            for q in which], which
+
+
+def make_drafts(config, data, path, first, banned, device, log):
+    """What the refiner learns from: drafts where the first network fails, some where it does not, some damaged answers. -> tensors to cache."""
+    c, out, asked = config, [], 0
+    rng = np.random.default_rng([c.seed, 2])
+    for by, (place, found, tasks, seen) in enumerate(lessons(c, data, path, first, banned)):
+        check_unseen(tasks, seen, place)
+        single = [task._replace(test=[pair]) for task in tasks for pair in task.test]
+        rows = rows_of(found, single)
+        for name in [place, *filter(None, map(str.strip, c.refine_earlier.split(",")))]:
+            model = drafter(found if name == place else load_checkpoint(name), device)
+            exam = exam_of(single, c, rows, device)
+            exact = teacher_forced(model, exam, c, device)["exact"].astype(bool)           # greedy would draft it exactly: no need to decode
+            hard, easy = ([single[q] for q in exam.where if exact[q] == right] for right in (False, True))
+            easy = easy[:max(len(hard), c.refine_tasks // 10)]
+            log(f"{name}: fails {len(hard)} of {len(single)} tasks it never saw")
+            asked += len(single)
+            sampled = [(hard, 1, c.refine_temperature)] if c.refine_temperature else []
+            for some, views, temperature in [(hard, c.refine_views, 0.0), (easy, 1, 0.0), *sampled]:
+                if some:
+                    own = dataclasses.replace(c, views=views)
+                    out += as_shown(c, some, *drafts_of(model, some, own, rows, device, log, temperature), rows, by)[0]
+            pool = np.concatenate([d.sure.ravel() for d in out]) if out else np.zeros(1)
+            for task in hard + easy if c.refine_corrupt else []:
+                grid = damage(rng, *task.test[0])
+                view = arc.SYMMETRIES * int(c.symmetries) and int(rng.integers(arc.SYMMETRIES)), np.arange(arc.VOCAB)
+                out.append(shown(c, task, 0, view, rows.get(task.id, 0), grid, rng.choice(pool, grid.shape), DAMAGED, by))
+    if c.refine_corrupt < 1 and not any(d.kind == WRONG for d in out):
+        raise UserError(f"{path}: of {asked} tasks that it never saw it drafts none wrong, so there is nothing to learn from. More tasks: "
+                        f"--refine_tasks (now {c.refine_tasks}); or an earlier checkpoint: --refine_from=")
+    return Drafts.pack(out, c)
+
+
+def weights_hash(found):
+    """Of the weights that draft; what else a checkpoint's file holds does not matter."""
+    return hashlib.sha256(b"".join(w.numpy().tobytes() for w in found["model"].values())).hexdigest()
+
+
+CACHE = "nanoarc drafts 1"
+SOURCES = ("seed", "refine_train", "refine_folds", "refine_earlier", "refine_tasks", "refine_views", "refine_temperature", "refine_corrupt")
+
+
+def cached_drafts(config, folder, data, path, first, banned, device, log):
+    """The drafts to learn from, from folder/drafts.bin where they are of this very checkpoint and these knobs; else made, and kept there."""
+    others = [weights_hash(load_checkpoint(name.strip())) for name in f"{config.refine_folds},{config.refine_earlier}".split(",") if name.strip()]
+    key, place = {"model": weights_hash(first), "others": others, **{name: getattr(config, name) for name in SOURCES}}, folder / "drafts.bin"
+    if place.is_file():
+        try:
+            kept = torch.load(place, weights_only=True)
+        except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError):
+            kept = {}
+        if isinstance(kept, dict) and kept.get("kind") == CACHE and kept["key"] == key:
+            log(f"drafts: from {place}")
+            return kept["data"], key
+        if config.resume:
+            raise UserError(f"{place}: drafts of another network or other knobs, so this would not be the same run: {path} has changed since. Start "
+                            "anew with --overwrite")
+        log(f"drafts: those in {place} are of another network or other knobs; made anew")
+    elif config.resume:
+        raise UserError(f"{place}: the drafts of the run to go on with are gone. Start anew with --overwrite")
+    made = make_drafts(config, data, path, first, banned, device, log)
+    temporary = folder / "drafts.tmp"
+    torch.save({"kind": CACHE, "key": key, "data": made}, temporary)
+    temporary.replace(place)
+    return made, key
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Training and using
+
+def lesson_of_trunk(trunk, batch, cells, states, answers):
+    """The trunk goes on as in train.py, on tasks that it failed: loss of what demonstrations answer, and of the query's cells after each
+    beginning of the draft, which may be wrong."""
+    before, after = states.chunk(2, 1)
+    shown = torch.where(batch.query > 0, IGNORE, batch.targets)
+    known = torch.where(answers < COLORS, answers, IGNORE)
+    return sum(F.cross_entropy(trunk.head(h).float(), targets, ignore_index=IGNORE, reduction="sum")
+               for h, targets in ((after, shown), (before[cells], known)))
+
+
+def learn(config, model, data, item, micro, device, static=None):
+    """Forward and backward of one step, in micro-batches. Each loop is judged: colours and `wrong` per cell, where cells that are wrong
+    in its guess count refine_wrong times; `right` per document. -> (mean loss, that of the last loop's colours), on the device."""
+    _, docs = item
+    n, total = docs.targets(QUERY), torch.zeros(2, device=device)
+    for part in bins(docs.lengths(), micro):
+        batch, cells, sure, answers = data.batch(docs.take(part))
+        known = (answers < COLORS).float()
+        with autocast(config, device):
+            states, loops = think(model, data.networks, batch, cells, sure, config.refine_loops, config)
+            loss = lesson_of_trunk(model.trunk, batch, cells, states, answers) / n if model.trunk else 0
+        for guess, colors, wrong, right in loops:
+            miss = (guess != answers).float()
+            weight = known * (1 + (config.refine_wrong - 1) * miss)
+            nll = F.cross_entropy(colors, answers.clamp(max=COLORS - 1), reduction="none") * weight
+            flaw = F.binary_cross_entropy_with_logits(wrong, miss, reduction="none") * weight
+            exact = torch.zeros_like(right).index_add(0, batch.doc[cells], miss) == 0
+            rating = F.binary_cross_entropy_with_logits(right, exact.float(), reduction="sum")
+            loss = loss + ((nll.sum() + 0.2 * flaw.sum()) / n + rating / len(docs.labels)) / len(loops)
+        loss.backward()
+        total += torch.stack([loss.detach(), nll.detach().sum() / n])
+    return total
+
+
+class Candidates(NamedTuple):
+    """What the refiner makes of one draft: its guesses, the draft first, and their ratings (logits: exactly right?)."""
+    grids: list                    # (H, W) in the task's own orientation and colours
+    ratings: np.ndarray
+
+
+@torch.no_grad()
+def refine(model, drafting, drafts, asked, config, device):
+    """-> a list of Candidates, one for each document of `drafts`; asked: (symmetry, colour table) of each. One loop more than there are
+    corrections rates the last."""
+    model.eval()
+    docs = drafts.documents([(d, None, np.arange(arc.VOCAB)) for d in range(len(drafts.docs))])
+    heights = [int((drafts.data["tokens"][start + prompt:start + length] == ROW).sum()) for start, prompt, length in drafts.last()]
+    out = [None] * len(drafts.docs)
+    for which in bins(docs.lengths(), max(config.micro_limit(), config.max_len)):
+        batch, cells, sure, _ = drafts.batch(docs.take(which))
+        with autocast(config, device):
+            _, loops = think(model, [drafting], batch, cells, sure, config.refine_loops + 1, config)
+        given = batch.tokens[cells]
+        guesses = torch.stack([given] + [guess for guess, *_ in loops[1:]]).cpu().numpy()                       # (loops + 1, N)
+        ratings = torch.stack([right for *_, right in loops]).cpu().numpy()                                     # (loops + 1, D)
+        ends = np.cumsum(np.bincount(batch.doc[cells].cpu(), minlength=len(which)))
+        if not config.refine_draft:
+            ratings[0] = -np.inf                               # the draft was not seen
+        for d, part, rating in zip(which, np.split(guesses, ends[:-1], axis=1), ratings.T):
+            symmetry, table = asked[d]
+            own = lambda cells: arc.untransform(np.argsort(table)[cells.reshape(heights[d], -1)].astype(np.uint8), symmetry)
+            out[d] = Candidates([own(row) for row in part], rating)
+    return out
+
+
+def decide(found, margin):
+    """Which candidate: the best rated, if it is rated above the draft by more than `margin`; else the draft, 0."""
+    best = int(found.ratings.argmax())
+    return best if found.ratings[best] > found.ratings[0] + margin and not same(found.grids[best], found.grids[0]) else 0
+
+
+def chance(logit):
+    return float(1 / (1 + np.exp(-np.clip(logit, -30, 30))))
+
+
+class Refined(NamedTuple):
+    """Drafts of some tasks, and what became of them."""
+    tasks: list
+    before: list                   # score.Draft, one a view
+    candidates: list               # Candidates, or None where the draft is no grid
+
+    def after(self, margin):
+        """Drafts to vote: of each view the chosen candidate, weighted by its rating, and faintly the others, for the second attempt."""
+        out = []
+        for draft, found in zip(self.before, self.candidates):
+            if found is not None:
+                k = decide(found, margin)
+                out += [draft._replace(grid=grid, weight=chance(found.ratings[i]) * (1 if i == k else 1e-3))
+                        for i, grid in enumerate(found.grids) if i == k or not same(grid, found.grids[k])]
+        return out
+
+    def ranked(self):
+        """The drafts as they are, weighted by their ratings."""
+        return [d if c is None else d._replace(weight=chance(c.ratings[0])) for d, c in zip(self.before, self.candidates)]
+
+    def single(self, margin):
+        """-> of each query with a known answer: answer, draft of the plain view, what became of it."""
+        answers = {(task.id, i): answer for task in self.tasks for i, (_, answer) in enumerate(task.test)}
+        return [(answers[d.task, d.test], d.grid, d.grid if c is None else c.grids[decide(c, margin)])
+                for d, c in zip(self.before, self.candidates) if d.view == 0 and answers[d.task, d.test] is not None]
+
+
+def refined(model, drafting, tasks, drafts, asked, config, rows, device):
+    """Drafts by one network (drafts_of), corrections by the other. -> Refined."""
+    parts, which = as_shown(config, tasks, drafts, asked, rows)
+    drafted = Drafts(Drafts.pack(parts, config), config, device) if parts else None
+    found = refine(model, drafting, drafted, [asked[q][3:] for q in which], config, device) if parts else []
+    candidates = [None] * len(drafts)
+    for q, c in zip(which, found):
+        candidates[q] = c
+    return Refined(tasks, drafts, candidates)
+
+
+NEAR = 5                                                       # a near miss: the right shape, and at most so many wrong cells
+
+
+def compare(result, margin):
+    """Single view, before and after: exact grids, cells right, drafts fixed and broken, near misses and how many of those were fixed."""
+    rows = result.single(margin)
+    misses = lambda k: [int((row[k] != row[0]).sum()) if row[k] is not None and row[k].shape == row[0].shape else -1 for row in rows]
+    before, after = misses(1), misses(2)
+    cells = lambda found: float(np.mean([1 - n / row[0].size if n >= 0 else 0 for n, row in zip(found, rows)]))
+    near = [0 < n <= NEAR for n in before]
+    return dict(single_before=before.count(0) / len(rows), single_after=after.count(0) / len(rows),
+                cells_before=cells(before), cells_after=cells(after),
+                fixed=sum(b != 0 and a == 0 for b, a in zip(before, after)), broken=sum(b == 0 and a != 0 for b, a in zip(before, after)),
+                near_misses=sum(near), near_misses_fixed=sum(n and a == 0 for n, a in zip(near, after)),
+                near_misses_after=sum(0 < a <= NEAR for a in after), wrong_shapes=before.count(-1))
+
+
+MARGINS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+
+
+def best_margin(result):
+    """How much better than the draft a correction must be rated: what leaves most grids right on val, of equals the largest."""
+    return max(reversed(MARGINS), key=lambda margin: compare(result, margin)["single_after"])
+
+
+def report(result, margin):
+    """-> metrics of a Refined with known answers: `compare`, and the votes of all views before and after, and with ratings alone."""
+    metrics = compare(result, margin)
+    metrics["curve"] = [(m, *(compare(result, m)[key] for key in ("fixed", "broken", "near_misses_fixed"))) for m in MARGINS]     # to see, not to choose
+    for name, drafts in (("before", result.before), ("ranked", result.ranked()), ("after", result.after(margin))):
+        scores, _ = score(result.tasks, drafts)
+        metrics.update({f"{key}_{name}": scores[key] for key in ("pass1", "pass2", "oracle")})
+    return metrics
+
+
+def solve(config, model, first, tasks, margin, device, log, step):
+    """Draft, refine, vote, score, and write submission.json. -> metrics, empty where no answer is known."""
+    begun, rows = time.time(), rows_of(first, tasks)
+    drafting = drafter(first, device)
+    result = refined(model, drafting, tasks, *drafts_of(drafting, tasks, config, rows, device, log), config, rows, device)
+    scores, attempts = score(tasks, result.after(margin))
+    write_json(log.folder / "submission.json", submission(tasks, attempts))
+    log(f"{len(result.before)} drafts refined in {clock(time.time() - begun)}; attempts are in {log.folder / 'submission.json'}")
+    if not scores["tasks"]:
+        log("no answer of these tasks is known, so there is no score")
+        return {}
+    plain = [(d, c, decide(c, margin)) for d, c in zip(result.before, result.candidates) if c is not None and d.view == 0]
+    for d, grid in [(d, c.grids[k]) for d, c, k in plain if k][:3]:
+        log(picture(next(t for t in tasks if t.id == d.task), grid, "refined"))
+    return {**report(result, margin), "tasks": scores["tasks"], "views": config.views, "step": step, "margin": margin, "source": config.test,
+            "seconds": time.time() - begun, "times_scored": 1 + sum(m["kind"] == "test" and m.get("source") == config.test for m in log.records())}
+
+
+def check_drafter(first, config, path):
+    """The drafting checkpoint is what this config trains."""
+    may_change = {*MAY_CHANGE, "test", "tasks", "eval_only", "dtype", "eval_every", *(name for name in vars(config) if name.startswith("refine_"))}
+    check_shape(first, shape_for(config, config.frame or first["shape"]["frame"], first["shape"]["n_tasks"]), path)
+    if differ := changed(first, config, may_change):
+        raise UserError(f"{path}: trained with another config: {differ}. Give the same knobs as to train.py, or another checkpoint by --refine_from=")
+
+
+def main(argv=None):
+    """Run with the arguments of a command line. -> metrics."""
+    begun = time.time()
+    config, given = knobs.load(sys.argv[1:] if argv is None else argv)
+    device, why = pick_device(config)
+    torch.manual_seed(config.seed)
+    torch.set_float32_matmul_precision("high")
+    path = Path(config.refine_from or f"{config.out_dir}/ckpt.pt")
+    first = load_checkpoint(path, cure="run `python train.py` with the same config first, or name a checkpoint by --refine_from=")
+    check_drafter(first, config, path)
+    own = dataclasses.replace(config, out_dir=f"{config.out_dir}/refine", n_layer=config.refine_layers, max_steps=config.refine_steps,
+                              learning_rate=config.refine_learning_rate, compile=False)
+    if config.init_from and not config.eval_only:
+        raise UserError(f"init_from = {config.init_from!r}: the refiner starts from the network that drafts, which --refine_from= names")
+    source = config.init_from or (f"{own.out_dir}/ckpt.pt" if config.eval_only or config.resume else "")
+    found = load_checkpoint(source, "Refiner", "run refine.py without --eval_only or --resume first") if source else None
+    old = prepare_folder(own)
+    log = Log(own.out_dir)
+
+    data = load_data(config)
+    arc.check_frame(data["val"] + data["test"], first["shape"]["frame"])
+    if config.refine_folds and config.refine_tune:
+        raise UserError("refine_folds: the network to go on from knows the answers to each fold's drafts by heart, and a copy of it would tell; "
+                        "set --refine_tune=False")
+    shape = Shape(**first["shape"])
+    model = Refiner(dataclasses.replace(shape, n_layer=own.n_layer, dropout=own.dropout), shape if own.refine_tune else None).to(device)
+    part = None                                                # eval_only: no optimizer's state, so `averaged` leaves the weights as they are
+    if model.trunk and not config.eval_only:
+        if "training" not in first:
+            raise UserError(f"{path}: holds weights only, so its training cannot go on; name a ckpt.pt by --refine_from=, or set "
+                            "--refine_tune=False")
+        model.trunk.load_state_dict(first["training"])
+        part = model.trunk, first["optimizer"]
+    optimizer = Optimizer(model, own, part)
+    run = Run(own, model, optimizer, first["task_ids"], log)
+    if config.resume:
+        run.resume(found, source)
+    elif found:
+        if found["drafts"]["model"] != weights_hash(first):
+            raise UserError(f"{source}: learned to correct the drafts of another network than {path} holds now; train it anew with --overwrite")
+        check_shape(found, model.shape, source)
+        model.load_state_dict(found["model"])
+        run.step = found["step"]
+    known = [pair for task in data["val"] + data["test"] for pair in known_pairs(task)]
+    for stale in old:                                          # all is well: now, and not before, an older run may go
+        stale.unlink()
+    log(f"device: {device.type} ({why}); torch {torch.__version__}")
+    for line in data["say"][-2:]:
+        log(line)
+    log(f"drafts by {path}, step {first['step']}; refiner: {sum(model.counts()):,} parameters, {own.n_layer} blocks, {config.refine_loops} loops")
+
+    metrics, margin = {}, found.get("margin", 0.0) if found else 0.0
+    if not config.eval_only:
+        write_json(log.folder / "config.json", {**dataclasses.asdict(own), "given": given, "versions": run.versions})
+        made, run.more["drafts"] = cached_drafts(config, log.folder, data, path, first, {pair_key(*p) for p in known}, device, log)
+        drafting = drafter(first, device)
+        networks = [drafter(load_checkpoint(name.strip()), device) for name in own.refine_folds.split(",") if name.strip()] or [drafting]
+        lesson = Drafts(made, own, device, {arc.encode_pair(p)[0].tobytes() for p in known}, networks)
+        kinds = Counter(lesson.docs[:, 4].tolist())
+        log(f"drafts to learn from: {kinds[WRONG]} wrong, {kinds[RIGHT]} right, {kinds[DAMAGED]} damaged answers; {clock(time.time() - begun)} "
+            "so far")
+        rows = rows_of(first, data["val"])
+        val = data["val"] and drafts_of(drafting, data["val"], dataclasses.replace(own, views=1), rows, device, log)
+
+        def validation(step):
+            result = refined(model, drafting, data["val"], *val, own, rows, device)
+            m = compare(result, 0.0)
+            log(f"  val: exact {m['single_before']:.1%} -> {m['single_after']:.1%}  cells {m['cells_before']:.1%} -> {m['cells_after']:.1%}  "
+                f"fixed {m['fixed']}  broken {m['broken']}  near misses {m['near_misses']}, {m['near_misses_fixed']} of them fixed")
+            run.more["margin"] = best_margin(result)
+            return {**m, "exact": m["single_after"], "loss": -m["cells_after"]}
+
+        interrupted = train(own, model, optimizer, run, lesson, learn, validation if val else None, device, log)
+        if interrupted:
+            log(f"interrupted at step {run.step}; saved. Go on with --resume")
+            raise SystemExit(130)
+        margin = run.more.get("margin", margin)
+        metrics.update(train_minutes=run.seconds / 60)
+    if data["test"]:
+        with averaged(model, optimizer):
+            metrics.update(solve(own, model, first, data["test"], margin, device, log, run.step))
+    metrics["minutes"] = (time.time() - begun) / 60
+    if "tasks" in metrics:
+        log.record(kind="test", **metrics)
+    log("\n---")
+    for key, value in metrics.items():
+        log(f"{key}: {value:.4f}" if isinstance(value, float) else f"{key}: {value}")
+    return metrics
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted. If training was done, --eval_only refines and scores again", file=sys.stderr)
+        sys.exit(130)

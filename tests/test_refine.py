@@ -1,0 +1,358 @@
+"""The refinement network: what it is at the start, what it may see, where its drafts come from, that it repairs, and its errors."""
+import dataclasses
+import json
+import re
+import shlex
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+import refine
+import train
+from config import Config, UserError
+from conftest import ROOT, TINY, checkpoint, equal, flags, flip_tasks, grid, make_task, records, tiny_shape, write_tasks
+from data import arc, oned
+from data.arc import Task
+from data.score import Draft, vote
+from model import GPT
+from optim import Optimizer
+
+SMALL = {**TINY, "max_steps": 250, "oned_eval": 12, "refine_tasks": 60, "refine_steps": 4, "refine_layers": 1, "eval_every": 2}
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """A folder with a network that solves a part of its tasks."""
+    folder = tmp_path_factory.mktemp("first")
+    train.main(flags(**{**SMALL, "eval_every": 250}, out_dir=folder))
+    return folder / "ckpt.pt"
+
+
+@pytest.fixture
+def again(first, tmp_path, monkeypatch):
+    """again(key=value) is refine.main on that network's drafts, in tmp_path/run/refine."""
+    monkeypatch.chdir(ROOT)
+    return lambda out="run", **knobs: refine.main(flags(**{**SMALL, "refine_from": first, "out_dir": tmp_path / out, **knobs}))
+
+
+def planted(config, seed, count, faults=None):
+    """Generated tasks with a damaged answer as draft, and how sure: Shown."""
+    rng, tasks = np.random.default_rng(seed), oned.draw_tasks(seed, count, ["1d_fill"], (7, 9), 0)
+    view = 0, np.arange(arc.VOCAB)
+    drafts = [refine.damage(rng, *task.test[0]) for task in tasks] if faults is None else [faults] * count
+    return [refine.shown(config, task, 0, view, 0, draft, np.full(draft.shape, -0.1), refine.DAMAGED) for task, draft in zip(tasks, drafts)]
+
+
+def as_drafts(shown, config):
+    return refine.Drafts(refine.Drafts.pack(shown, config), config, torch.device("cpu"))
+
+
+def networks():
+    """A refiner and its trunk, as they are before training."""
+    torch.manual_seed(0)
+    shape = tiny_shape(frame=16, max_len=320)
+    return refine.Refiner(shape, shape)
+
+
+def setup(count=6):
+    config = Config(**{key: value for key, value in TINY.items() if key != "device"})
+    torch.manual_seed(0)
+    drafts, model = as_drafts(planted(config, 5, count), config), networks()
+    batch, cells, sure, answers = drafts.batch(drafts.documents([(d, None, np.arange(arc.VOCAB)) for d in range(count)]))
+    return config, drafts, model, (batch, cells, sure, refine.states_of([model.trunk], batch), answers)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The network
+
+def test_untrained_it_returns_the_draft():
+    config, drafts, model, (batch, cells, sure, states, _) = setup()
+    for guess, colors, *_ in model(batch, cells, sure, states, 3):
+        assert torch.equal(guess, batch.tokens[cells]) and torch.equal(colors.argmax(-1), guess)
+    found = refine.refine(model, None, drafts, [(0, np.arange(arc.VOCAB))] * 6, config, torch.device("cpu"))
+    for shown, c in zip(planted(config, 5, 6), found):
+        assert refine.decide(c, 0.0) == 0 and all((g == shown.found).all() for g in c.grids)
+
+
+def test_a_cell_sees_all_of_its_document_and_nothing_else():
+    _, _, model, (batch, cells, sure, states, _) = setup()
+    torch.nn.init.normal_(model.head["color"].weight)
+    out = model(batch, cells, sure, states, 1)[0][1]
+    seen, tables = [], []
+    real = model.token.forward
+    model.token.forward = lambda tokens: tables.append(real(tokens).detach().requires_grad_()) or tables[-1]
+    out = model(batch, cells, sure, states, 1)[0][1]
+    one = torch.nonzero(batch.doc[cells] == 2)[0, 0]           # the first cell of the third draft
+    (gradient,) = torch.autograd.grad(out[one].square().sum(), tables)
+    assert torch.equal(gradient.abs().sum(1) > 0, batch.doc == 2)
+
+
+def test_gradients_reach_every_loop():
+    _, drafts, model, (batch, cells, sure, states, answers) = setup()
+    torch.nn.init.normal_(model.head["color"].weight)
+    for loop in range(3):
+        model.zero_grad()
+        guess, colors, wrong, right = model(batch, cells, sure, states, 3)[loop]
+        (torch.nn.functional.cross_entropy(colors, answers) + wrong.square().mean() + right.square().mean()).backward(retain_graph=True)
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for name, p in model.named_parameters() if name.startswith(("blocks", "head", "facts")))
+
+
+def test_later_loops_read_their_own_guess_detached():
+    _, _, model, (batch, cells, sure, states, _) = setup()
+    torch.nn.init.normal_(model.head["color"].weight, std=3.0)
+    loops = model(batch, cells, sure, states, 3)
+    for before, after in zip(loops, loops[1:]):
+        assert torch.equal(after[0], before[1].argmax(-1)) and not after[0].requires_grad
+    assert not torch.equal(loops[0][0], loops[1][0])
+
+
+def test_it_learns_to_repair_errors_it_has_never_seen():
+    """One cell of each answer is repainted; other tasks, other colours and other places than in training."""
+    def faults(seed, count):
+        rng, out = np.random.default_rng(seed), []
+        for s in planted(config, seed, count):
+            found, c = s.answer.copy(), rng.integers(s.answer.shape[1])
+            found[0, c] = (found[0, c] + rng.integers(1, 10)) % 10
+            out.append(s._replace(found=found))
+        return out
+    config = dataclasses.replace(setup()[0], max_steps=200, refine_corrupt=1.0, refine_right=0.0)
+    lesson, model, device = as_drafts(faults(1, 600), config), networks(), torch.device("cpu")
+    optimizer = Optimizer(model, config)
+    for item in lesson.stream(0, 0):
+        refine.learn(config, model, lesson, item, 640, device)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step(1e-2)
+    unseen = faults(2, 200)
+    with refine.averaged(model, optimizer):
+        found = refine.refine(model, None, as_drafts(unseen, config), [(0, np.arange(arc.VOCAB))] * 200, config, device)
+    fixed = [bool((c.grids[refine.decide(c, 0.0)] == s.answer).all()) for c, s in zip(found, unseen)]
+    assert np.mean(fixed) > 0.5
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Drafts
+
+@pytest.mark.parametrize("tokens, mended", [([1, 2, 11, 3, 4, 11], "12 34"), ([1, 2, 11, 3, 11, 5, 6, 7, 11], "12 30 56"), ([1, 2, 11, 3, 4], "12 34"),
+                                            ([1, 11, 2, 3, 11], "1 2"), ([1, 10, 2], "12"), ([11], None), ([], None)])
+def test_a_broken_rectangle_is_repaired_by_one_rule(tokens, mended):
+    answer = refine.np.array(tokens, np.int64), np.full(len(tokens) + 1, -0.5)
+    from data.score import as_draft
+    from model import Answer
+    draft = as_draft("t", 0, 0, 0, np.arange(arc.VOCAB), Answer(*answer), mend=True)
+    assert draft.grid is None if mended is None else np.array_equal(draft.grid, grid(mended)) and draft.sure.shape == draft.grid.shape
+
+
+def test_a_mended_draft_that_became_too_long_is_left_out():
+    config = Config(max_len=320, batch_tokens=640, max_answer=8)
+    task = make_task("t", "1 > 1", "1 > 2")
+    drafts = [Draft("t", 0, 0, grid(text), -1.0, np.zeros(grid(text).shape)) for text in ("123 456", "12 34", "1234567")]
+    asked = [(0, 0, 0, 0, np.arange(arc.VOCAB))] * 3
+    assert refine.as_shown(config, [task], drafts, asked, {})[1] == [1]
+
+
+def test_documents_hold_the_draft_and_never_the_answer():
+    config, drafts, _, (batch, cells, sure, states, answers) = setup()
+    made = planted(config, 5, 6)
+    assert batch.tokens[cells].tolist() == [int(c) for s in made for c in s.found.ravel()]
+    assert answers.tolist() == [int(c) for s in made for c in s.answer.ravel()]
+    assert torch.allclose(sure, torch.tensor(-0.1))
+    blank = as_drafts([s._replace(answer=None) for s in made], config)
+    other = blank.batch(blank.documents([(d, None, np.arange(arc.VOCAB)) for d in range(6)]))
+    assert torch.equal(other[0].tokens, batch.tokens) and (other[3] == arc.END).all()
+
+
+def test_views_turn_back():
+    config = Config(max_len=320, batch_tokens=640, max_answer=40)
+    task = make_task("t", "123 456 > 12; 1 > 1", "123 456 > 145 236")
+    rng = np.random.default_rng(0)
+    draft = grid("145 230")
+    for symmetry in range(8):
+        table = arc.color_table(rng)
+        part = refine.shown(config, task, 0, (symmetry, table), 0, draft, np.zeros(draft.shape))
+        drafts = as_drafts([part], config)
+        found = refine.refine(networks(), None, drafts, [(symmetry, table)], config, torch.device("cpu"))
+        assert np.array_equal(found[0].grids[-1], draft) and part.kind == refine.WRONG
+
+
+def test_a_planted_leak_is_caught(again, tmp_path, monkeypatch):
+    """A task to draft whose query is one of val."""
+    real = refine.lessons
+
+    def planted(config, data, *rest):
+        lessons = real(config, data, *rest)
+        lessons[0][2][3] = data["val"][0]                     # among the tasks
+        return lessons
+    monkeypatch.setattr(refine, "lessons", planted)
+    with pytest.raises(UserError, match="task 1d_fill/val-0 has a query that.*val.*leak"):
+        again()
+    assert not (tmp_path / "run" / "refine" / "ckpt.pt").exists()
+
+
+def test_drafting_tasks_are_new_and_guarded(first):
+    config, _ = train.knobs.load(flags(**{**SMALL, "refine_from": first, "oned_families": "1d_recolor_cnt"}))
+    data = train.load_data(config)
+    known = {arc.pair_key(*p) for task in data["val"] + data["test"] for p in refine.known_pairs(task)}
+    (_, _, fresh, seen), = refine.lessons(config, data, first, {}, known)
+    (_, _, old, _), = refine.lessons(dataclasses.replace(config, refine_train="seen"), data, first, {}, known)
+    assert len(fresh) == 60 and seen == known
+    pairs = lambda tasks: {arc.pair_key(*p) for task in tasks for p in refine.known_pairs(task)}
+    assert not pairs(fresh) & known and not pairs(fresh) & pairs(old)
+    refine.check_unseen(fresh, known, first)
+
+
+def test_recoloured_documents_hold_no_pair_of_val():
+    config, drafts, _, _ = setup()
+    task = planted(config, 5, 6)[0]
+    rng = np.random.default_rng(1)
+    tables = [arc.color_table(rng) for _ in range(5)]
+    drafts.banned = {table[arc.encode_pair((task.query, task.answer))[0]].astype(np.uint8).tobytes() for table in tables}
+    rng = np.random.default_rng(1)
+    assert not any(np.array_equal(drafts.recolored(0, rng), table) for table in tables)
+
+
+def test_cross_fit(tmp_path, monkeypatch):
+    """Each half drafts the pairs that it never saw; a checkpoint that saw all is refused."""
+    monkeypatch.chdir(ROOT)
+    file, val = (write_tasks(tmp_path / f"{i}.json", [t._replace(id=f"{i}{t.id}") for t in flip_tasks(8, demos=4, seed=i)]) for i in range(2))
+    knobs = {**SMALL, "train": file, "val": val, "test": val, "demos": 0, "task_embed": True, "max_steps": 30, "max_len": 128, "eval_every": 30}
+    for name, fold in (("whole", ""), ("a", "0/2"), ("b", "1/2")):
+        train.main(flags(**knobs, fold=fold, out_dir=tmp_path / name))
+    halves = f"{tmp_path / 'a' / 'ckpt.pt'},{tmp_path / 'b' / 'ckpt.pt'}"
+    config, _ = train.knobs.load(flags(**knobs, refine_folds=halves))
+    data = train.load_data(config)
+    whole = {arc.pair_key(*p) for t in data["train"] for p in refine.known_pairs(t)}
+    parts = refine.lessons(config, data, "", {}, set())
+    drawn = [{arc.pair_key(*p) for t in tasks for p in t.test} for _, _, tasks, _ in parts]
+    assert drawn[0] | drawn[1] == whole and not drawn[0] & drawn[1]
+    assert all(not d & seen for d, (*_, seen) in zip(drawn, parts))
+    refine.main(flags(**{**knobs, "refine_folds": halves, "refine_tune": False, "out_dir": tmp_path / "whole", "refine_corrupt": 1, "refine_right": 0}))
+    with pytest.raises(UserError, match="whole.*--fold=i/k"):
+        refine.main(flags(**{**knobs, "refine_folds": tmp_path / "whole" / "ckpt.pt", "refine_tune": False, "out_dir": tmp_path / "whole", "overwrite": True}))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Using it
+
+def test_a_rated_vote():
+    A, B = grid("1"), grid("2")
+    assert vote([Draft("t", 0, 0, A, -1, None, 0.3), Draft("t", 0, 1, A, -1, None, 0.3), Draft("t", 0, 2, B, -9, None, 0.9)])[0] is B
+
+
+def test_a_change_needs_a_better_rating():
+    A, B = grid("1"), grid("2")
+    assert refine.decide(refine.Candidates([A, B], np.array([0.0, 1.0])), 0.5) == 1
+    assert refine.decide(refine.Candidates([A, B], np.array([0.0, 1.0])), 2.0) == 0
+    assert refine.decide(refine.Candidates([A, B], np.array([0.0, -1.0])), 0.0) == 0
+    assert refine.decide(refine.Candidates([A, A], np.array([0.0, 1.0])), 0.0) == 0
+
+
+def test_a_run_and_what_it_leaves(again, tmp_path):
+    metrics = again()
+    folder = tmp_path / "run" / "refine"
+    assert {"config.json", "log.txt", "metrics.jsonl", "ckpt.pt", "best.pt", "drafts.bin", "submission.json"} <= {p.name for p in folder.iterdir()}
+    assert 0 <= metrics["single_before"] <= 1 and metrics["tasks"] == 12 and metrics["times_scored"] == 1
+    assert checkpoint(folder)["network"] == "Refiner" and len(records(folder, "val")) == 2
+    later = again(eval_only=True)
+    same = [key for key in metrics if key not in ("minutes", "seconds", "train_minutes", "times_scored", "max_steps")]
+    assert {key: later[key] for key in same} == {key: metrics[key] for key in same} and later["times_scored"] == 2
+    mine = write_tasks(tmp_path / "mine.json", [make_task("a", "1 > 1; 22 > 22", "33; 4")])
+    assert "tasks" not in again(eval_only=True, tasks=mine)
+    assert len(json.loads((folder / "submission.json").read_text())["a"]) == 2
+
+
+@pytest.mark.parametrize("how", ["killed", "interrupted"])
+def test_resume_equals_uninterrupted(again, tmp_path, monkeypatch, how):
+    class Killed(Exception):
+        pass
+
+    def act():
+        if how == "interrupted":
+            signal.raise_signal(signal.SIGINT)
+        else:
+            raise Killed
+    again(out="whole")
+    with monkeypatch.context() as patch, pytest.raises(Killed if how == "killed" else SystemExit):
+        real, calls = Optimizer.step, []
+        patch.setattr(Optimizer, "step", lambda self, lr: (calls.append(1), act() if len(calls) == 3 else None, real(self, lr)))
+        again(out="parts")
+    again(out="parts", resume=True)
+    whole, parts = (checkpoint(tmp_path / name / "refine") for name in ("whole", "parts"))
+    for key in ("training", "model", "optimizer", "step", "best", "margin", "drafts"):
+        assert equal(whole[key], parts[key]), key
+
+
+def test_drafts_are_kept_and_made_anew_for_another_network(again, first, tmp_path):
+    again()
+    place = tmp_path / "run" / "refine" / "drafts.bin"
+    before = place.stat().st_mtime_ns
+    again(overwrite=True)
+    assert place.stat().st_mtime_ns == before
+    other = torch.load(first, weights_only=True)
+    other["model"]["head.weight"] += 0.01
+    torch.save(other, tmp_path / "other.pt")
+    kept = first.read_bytes()
+    try:
+        torch.save(other, first)
+        with pytest.raises(UserError, match="drafts of another network.*--overwrite"):
+            again(resume=True)
+        with pytest.raises(UserError, match="learned to correct the drafts of another network.*--overwrite"):
+            again(eval_only=True)
+    finally:
+        first.write_bytes(kept)
+    assert place.stat().st_mtime_ns == before
+    again(overwrite=True, refine_from=tmp_path / "other.pt")
+    assert place.stat().st_mtime_ns > before
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Errors
+
+ERRORS = {
+    "no checkpoint": (dict(refine_from="nowhere.pt"), "nowhere.pt: no such checkpoint.*train.py"),
+    "another encoding": (dict(encoding="rope"), "another network: encoding is 'quadtree' there and 'rope' here"),
+    "another config": (dict(oned_max_width=8), "oned_max_width was 9 and is 8.*refine_from"),
+    "shares above one": (dict(refine_right=0.8, refine_corrupt=0.4), "refine_right = 0.8 and refine_corrupt = 0.4"),
+    "no such file": (dict(tasks="nowhere.json"), "nowhere.json: no such file"),
+    "eval before training": (dict(eval_only=True), "no such checkpoint.*refine.py without --eval_only"),
+    "resume before training": (dict(resume=True), "no such checkpoint.*refine.py without"),
+    "init_from": (dict(init_from="some.pt"), "init_from = 'some.pt'.*--refine_from"),
+    "weights only": (dict(refine_from="best"), "holds weights only.*--refine_tune=False"),
+    "loops": (dict(refine_loops=0), "refine_loops = 0 is out of its range"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_bad_input(again, first, tmp_path, case):
+    knobs, message = ERRORS[case]
+    if knobs.get("refine_from") == "best":
+        knobs = dict(refine_from=first.with_name("best.pt"))
+    with pytest.raises(UserError, match=message) as error:
+        again(**knobs)
+    assert "\n" not in str(error.value) and not list(tmp_path.glob("run/refine/*.pt"))
+
+
+def test_nothing_to_learn_from(again, monkeypatch):
+    monkeypatch.setattr(refine, "teacher_forced", lambda model, exam, *_: {"exact": np.ones(len(exam.asked))})
+    monkeypatch.setattr(refine, "draft", lambda *_, **__: ([], 0))
+    with pytest.raises(UserError, match="of 60 tasks that it never saw it drafts none wrong.*--refine_tasks"):
+        again()
+
+
+def test_a_finished_run_is_not_overwritten(again, tmp_path):
+    again()
+    before = (tmp_path / "run" / "refine" / "ckpt.pt").read_bytes()
+    with pytest.raises(UserError, match="already holds a run.*--overwrite"):
+        again()
+    with pytest.raises(UserError, match="no such file"):
+        again(overwrite=True, test="nowhere.json")
+    assert (tmp_path / "run" / "refine" / "ckpt.pt").read_bytes() == before
+
+
+def test_networks_are_not_taken_for_each_other(again, first, tmp_path):
+    again()
+    with pytest.raises(UserError, match="holds a Refiner, and a GPT is needed"):
+        again(out="b", refine_from=tmp_path / "run" / "refine" / "ckpt.pt")
+    with pytest.raises(UserError, match="holds a GPT, and a Refiner is needed"):
+        again(eval_only=True, init_from=first)
