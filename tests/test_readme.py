@@ -83,6 +83,26 @@ def test_arc1_is_what_was_measured():
     assert [[float(x) for x in row[4:6]] for row in rows] == [[round(100 * m[key], 1) for key in ("pass1_view", "pass2")] for m in levers]
 
 
+def test_refinement_is_what_was_measured():
+    """The table, mean and range of three seeds, and each control that stands below it."""
+    of = lambda name: json.loads((ROOT / "results" / "refine" / f"{name}.json").read_text())
+    main, more = of("main"), of("more_training")
+    spread = lambda values: f"{100 * sum(values) / 3:.1f} ({100 * min(values):.1f} .. {100 * max(values):.1f})"
+    for row, before, after, instead in (("one view, one attempt", "single_before", "single_after", "pass1_single"),
+                                        ("voted over 4 views, pass@1", "pass1_before", "pass1_after", "pass1"),
+                                        ("pass@2", "pass2_before", "pass2_after", "pass2")):
+        cells = next(line for line in README.splitlines() if line.startswith(f"| {row} | ")).split(" | ")
+        assert [cells[1], cells[-2], cells[-1].rstrip(" |")] == [spread([runs[seed][key] for seed in "123"])
+                                                                  for runs, key in ((main, before), (main, after), (more, instead))]
+    controls = {"as above": "main", "drafts of tasks that the first network was trained on": "in_sample", "one loop instead of two": "one_loop",
+                "damaged answers only, no draft of a network": "synthetic", "without the draft: its size alone": "blind"}
+    rows = [line.strip("| ").split(" | ") for line in README.split("| control, seed 1 |")[1].split("\n\n")[0].splitlines()[2:]]
+    assert len(rows) >= 2
+    for name, *cells in rows:
+        m = of(controls[name])["1"]
+        assert cells == [f"{100 * m['single_after']:.1f}", f"{m['fixed']} / {m['broken']}", f"{100 * m['pass2_after']:.1f}"]
+
+
 def test_tree_and_line_counts():
     """Files named in the tree exist; lines of code, without blanks and comments, are within a tenth of what it says."""
     count = lambda path: sum(bool(line.strip()) and not line.strip().startswith("#") for line in path.read_text().splitlines())
