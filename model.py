@@ -306,11 +306,18 @@ def generate(model, tokens, coords, docs, labels, max_new, temperature=0.0, rng=
 KIND = "nanoarc checkpoint 1"
 
 
-def save_checkpoint(path, model, **rest):
+UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError)   # what torch.load raises on a file cut short
+
+
+def save_whole(path, what):
     """Write to a temporary file, then rename: a reader finds the old file or the new one, never half a file."""
     temporary = Path(f"{path}.tmp")
-    torch.save({"kind": KIND, "network": type(model).__name__, "shape": asdict(model.shape), "model": model.state_dict(), **rest}, temporary)
+    torch.save(what, temporary)
     temporary.replace(path)
+
+
+def save_checkpoint(path, model, **rest):
+    save_whole(path, {"kind": KIND, "network": type(model).__name__, "shape": asdict(model.shape), "model": model.state_dict(), **rest})
 
 
 def load_checkpoint(path, network="GPT", cure="train first, or name one with --init_from="):
@@ -319,7 +326,7 @@ def load_checkpoint(path, network="GPT", cure="train first, or name one with --i
         raise UserError(f"{path}: no such checkpoint; {cure}")
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path}: not a readable checkpoint, perhaps cut short ({type(error).__name__})") from None
     if not isinstance(found, dict) or found.get("kind") != KIND:
         raise UserError(f"{path}: a file of another program, or of another version: its kind is not {KIND!r}")
@@ -337,9 +344,14 @@ def check_shape(found, shape, path):
         raise UserError(f"{path}: another network: {'; '.join(differ)}")
 
 
-def from_checkpoint(path, device="cpu"):
-    """-> (GPT with the averaged weights, in eval mode; the checkpoint's dict)."""
-    found = load_checkpoint(path)
+def rebuild(found, device="cpu"):
+    """GPT with the averaged weights of a checkpoint's dict, in eval mode."""
     model = GPT(Shape(**found["shape"]))
     model.load_state_dict(found["model"])
-    return model.to(device).eval(), found
+    return model.to(device).eval()
+
+
+def from_checkpoint(path, device="cpu"):
+    """-> (rebuild of it; the checkpoint's dict)."""
+    found = load_checkpoint(path)
+    return rebuild(found, device), found

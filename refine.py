@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import hashlib
 import itertools
-import pickle
 import sys
 import time
 from collections import Counter
@@ -24,7 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import config as knobs
-from config import UserError
+from config import UserError, names
 from data import arc
 from data.arc import COLORS, ROW, START, pair_key
 from data.batch import IGNORE, QUERY, Generated, bins, held_out, known_pairs
@@ -32,10 +31,10 @@ from data.drafts import DAMAGED, RIGHT, WRONG, Drafts, damage, shown
 from data.exam import questions
 from data.score import same, score, submission, write_json
 from data.sources import load_data
-from model import GPT, Shape, check_shape, load_checkpoint
+from model import GPT, UNREADABLE, Shape, check_shape, load_checkpoint, rebuild, save_whole
 from optim import Optimizer, averaged
-from train import MAY_CHANGE, Log, Run, autocast, changed, clock, draft, exam_of, pick_device, picture, prepare_folder, shape_for
-from train import teacher_forced, train
+from train import MAY_CHANGE, Log, Run, autocast, changed, clock, command_line, draft, exam_of, pick_device, picture, prepare_folder
+from train import shape_for, teacher_forced, train
 
 # --------------------------------------------------------------------------------------------------------------------
 # The network
@@ -116,7 +115,7 @@ def lessons(config, data, path, first, banned):
     if c.refine_folds:
         out = []
         asked = {pair_key(*p) for t in data["val"] + data["test"] for p in t.test if p[1] is not None}     # their demonstrations may be learned
-        for place in map(str.strip, c.refine_folds.split(",")):
+        for place in names(c.refine_folds):
             part = load_checkpoint(place)
             fold = part["config"]["fold"]
             if not fold:
@@ -153,12 +152,6 @@ def rows_of(found, tasks):
     return {task.id: rows[task.id] for task in tasks if task.id in rows}
 
 
-def drafter(found, device):
-    model = GPT(Shape(**found["shape"]))
-    model.load_state_dict(found["model"])
-    return model.to(device).eval()
-
-
 def drafts_of(model, tasks, config, rows, device, log, temperature=0.0):
     """-> (drafts of train.draft, for each its (task number, query number, view, symmetry, colour table))."""
     torch.manual_seed(config.seed)
@@ -183,8 +176,8 @@ def make_drafts(config, data, path, first, banned, device, log):
         check_unseen(tasks, seen, place)
         single = [task._replace(test=[pair]) for task in tasks for pair in task.test]
         rows = rows_of(found, single)
-        for name in [place, *filter(None, map(str.strip, c.refine_earlier.split(",")))]:
-            model = drafter(found if name == place else load_checkpoint(name), device)
+        for name in [place, *names(c.refine_earlier)]:
+            model = rebuild(found if name == place else load_checkpoint(name), device)
             exam = exam_of(single, c, rows, device)
             exact = teacher_forced(model, exam, c, device)["exact"].astype(bool)           # greedy would draft it exactly: no need to decode
             hard, easy = ([single[q] for q in exam.where if exact[q] == right] for right in (False, True))
@@ -218,12 +211,12 @@ SOURCES = ("seed", "refine_train", "refine_folds", "refine_earlier", "refine_tas
 
 def cached_drafts(config, folder, data, path, first, banned, device, log):
     """The drafts to learn from, from folder/drafts.bin where they are of this very checkpoint and these knobs; else made, and kept there."""
-    others = [weights_hash(load_checkpoint(name.strip())) for name in f"{config.refine_folds},{config.refine_earlier}".split(",") if name.strip()]
+    others = [weights_hash(load_checkpoint(name)) for name in names(config.refine_folds) + names(config.refine_earlier)]
     key, place = {"model": weights_hash(first), "others": others, **{name: getattr(config, name) for name in SOURCES}}, folder / "drafts.bin"
     if place.is_file():
         try:
             kept = torch.load(place, weights_only=True)
-        except (RuntimeError, EOFError, ValueError, KeyError, OSError, pickle.UnpicklingError):
+        except UNREADABLE:
             kept = {}
         if isinstance(kept, dict) and kept.get("kind") == CACHE and kept["key"] == key:
             log(f"drafts: from {place}")
@@ -235,9 +228,7 @@ def cached_drafts(config, folder, data, path, first, banned, device, log):
     elif config.resume:
         raise UserError(f"{place}: the drafts of the run to go on with are gone. Start anew with --overwrite")
     made = make_drafts(config, data, path, first, banned, device, log)
-    temporary = folder / "drafts.tmp"
-    torch.save({"kind": CACHE, "key": key, "data": made}, temporary)
-    temporary.replace(place)
+    save_whole(place, {"kind": CACHE, "key": key, "data": made})
     return made, key
 
 
@@ -304,8 +295,7 @@ def refine(model, drafting, drafts, asked, config, device):
             ratings[0] = -np.inf                               # the draft was not seen
         for d, part, rating in zip(which, np.split(guesses, ends[:-1], axis=1), ratings.T):
             symmetry, table = asked[d]
-            own = lambda cells: arc.untransform(np.argsort(table)[cells.reshape(heights[d], -1)].astype(np.uint8), symmetry)
-            out[d] = Candidates([own(row) for row in part], rating)
+            out[d] = Candidates([arc.unview(cells.reshape(heights[d], -1), symmetry, table) for cells in part], rating)
     return out
 
 
@@ -395,7 +385,7 @@ def report(result, margin):
 def solve(config, model, first, tasks, margin, device, log, step):
     """Draft, refine, vote, score, and write submission.json. -> metrics, empty where no answer is known."""
     begun, rows = time.time(), rows_of(first, tasks)
-    drafting = drafter(first, device)
+    drafting = rebuild(first, device)
     result = refined(model, drafting, tasks, *drafts_of(drafting, tasks, config, rows, device, log), config, rows, device)
     scores, attempts = score(tasks, result.after(margin))
     write_json(log.folder / "submission.json", submission(tasks, attempts))
@@ -407,7 +397,7 @@ def solve(config, model, first, tasks, margin, device, log, step):
     for d, grid in [(d, c.grids[k]) for d, c, k in plain if k][:3]:
         log(picture(next(t for t in tasks if t.id == d.task), grid, "refined"))
     return {**report(result, margin), "tasks": scores["tasks"], "views": config.views, "step": step, "margin": margin, "source": config.test,
-            "seconds": time.time() - begun, "times_scored": 1 + sum(m["kind"] == "test" and m.get("source") == config.test for m in log.records())}
+            "seconds": time.time() - begun, "times_scored": log.times_scored(config.test)}
 
 
 def check_drafter(first, config, path):
@@ -473,8 +463,8 @@ def main(argv=None):
     if not config.eval_only:
         write_json(log.folder / "config.json", {**dataclasses.asdict(own), "given": given, "versions": run.versions})
         made, run.more["drafts"] = cached_drafts(config, log.folder, data, path, first, {pair_key(*p) for p in known}, device, log)
-        drafting = drafter(first, device)
-        networks = [drafter(load_checkpoint(name.strip()), device) for name in own.refine_folds.split(",") if name.strip()] or [drafting]
+        drafting = rebuild(first, device)
+        networks = [rebuild(load_checkpoint(name), device) for name in names(own.refine_folds)] or [drafting]
         lesson = Drafts(made, own, device, {arc.encode_pair(p)[0].tobytes() for p in known}, networks)
         kinds = Counter(lesson.docs[:, 4].tolist())
         log(f"drafts to learn from: {kinds[WRONG]} wrong, {kinds[RIGHT]} right, {kinds[DAMAGED]} damaged answers; {clock(time.time() - begun)} "
@@ -502,17 +492,9 @@ def main(argv=None):
     metrics["minutes"] = (time.time() - begun) / 60
     if "tasks" in metrics:
         log.record(kind="test", **metrics)
-    log("\n---")
-    for key, value in metrics.items():
-        log(f"{key}: {value:.4f}" if isinstance(value, float) else f"{key}: {value}")
+    log.close(metrics)
     return metrics
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("interrupted. If training was done, --eval_only refines and scores again", file=sys.stderr)
-        sys.exit(130)
+    command_line(main, "refines")

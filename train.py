@@ -180,6 +180,17 @@ class Log:
         path = self.folder / "metrics.jsonl"
         return [json.loads(line) for line in path.open()] if path.exists() else []
 
+    def times_scored(self, source):
+        """How often, this time included, these tasks were scored."""
+        return 1 + sum(m["kind"] == "test" and m.get("source") == source for m in self.records())
+
+    def close(self, metrics):
+        """The last lines of a run, to be found by grep."""
+        self("\n---")
+        for key, value in metrics.items():
+            if not isinstance(value, (dict, type(None))):
+                self(f"{key}: {value:.4f}" if isinstance(value, float) else f"{key}: {value}")
+
     def forget_after(self, step):
         """A run that was killed goes on from its checkpoint: what it had recorded beyond is recorded again."""
         lines = [json.dumps(record) + "\n" for record in self.records() if record.get("step", 0) <= step]
@@ -405,8 +416,7 @@ def test(config, model, tasks, rows, device, log, step):
     if not exam.where:
         log("no known answer fits max_len and max_answer: the loss below is of nothing, and every grid counts as wrong")
     metrics.update(validate(model, exam, config, device), views=config.views, step=step, seconds=time.time() - begun,
-                   source=config.test,
-                   times_scored=1 + sum(m["kind"] == "test" and m.get("source") == config.test for m in log.records()))
+                   source=config.test, times_scored=log.times_scored(config.test))
     log.record(kind="test", **metrics)
     names = sorted(metrics["families"], key=lambda name: (name[3:], name))
     if len(names) > 1:
@@ -485,18 +495,20 @@ def main(argv=None):
     if data["test"]:
         with averaged(model, optimizer):
             metrics.update(test(config, model, data["test"], rows, device, log, run.step))
-    log("\n---")
-    for key, value in metrics.items():
-        if isinstance(value, (int, float, str)):
-            log(f"{key}: {value:.4f}" if isinstance(value, float) else f"{key}: {value}")
+    log.close(metrics)
     return metrics
 
 
-if __name__ == "__main__":
+def command_line(main, again):
+    """Run a script: what its user can mend in one line, without a traceback; Ctrl-C exits with 130."""
     try:
         main()
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        print("interrupted. If training was done, --eval_only drafts and scores again", file=sys.stderr)
+        print(f"interrupted. If training was done, --eval_only {again} and scores again", file=sys.stderr)
         sys.exit(130)
+
+
+if __name__ == "__main__":
+    command_line(main, "drafts")

@@ -15,6 +15,11 @@ class UserError(ValueError):
     """Something its reader can mend: shown without a traceback. The text names the value and the cure."""
 
 
+def names(text):
+    """The parts of a knob that lists several, "a, b"."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 RANGES = (                                                     # knobs, the least and the most they may be
     ("max_steps demos keep_every micro_tokens frame", 0, 10 ** 9),
     ("batch_tokens n_layer n_head n_kv_head n_embd n_mlp views draft_tokens eval_every log_every oned_eval oned_min_width", 1, 10 ** 9),

@@ -247,6 +247,11 @@ def view_task(task, symmetry, table):
     return Task(task.id, *([(see(a), see(b)) for a, b in part] for part in (task.train, task.test)))
 
 
+def unview(grid, symmetry, table):
+    """A grid as the task has it, from how a view shows it."""
+    return untransform(np.argsort(table)[grid].astype(np.uint8), symmetry)
+
+
 def fixed_colors(task, transductive):
     """Colours a permutation leaves alone: 0, the background; and in the transductive form those that only outputs show,
     since no prompt could tell what they became. Judged from the demonstrations alone."""

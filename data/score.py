@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.arc import decode_grid, mended, untransform
+from data.arc import decode_grid, mended, untransform, unview
 
 
 class Draft(NamedTuple):
@@ -35,7 +35,7 @@ def as_draft(task, test, view, symmetry, table, answer, mend=False):
     if grid is None:
         return Draft(task, test, view, None, float(np.mean(answer.logps)))
     sure = sure.reshape(len(grid), -1)[:, :-1]
-    return Draft(task, test, view, untransform(np.argsort(table)[grid].astype(np.uint8), symmetry), float(np.mean(answer.logps)),
+    return Draft(task, test, view, unview(grid, symmetry, table), float(np.mean(answer.logps)),
                  untransform(sure, symmetry))
 
 

@@ -1,7 +1,7 @@
 """Which tasks a run trains on, chooses by and is scored on: the sources of its config, with the leak guard applied."""
 from collections import Counter
 
-from config import UserError
+from config import UserError, names
 from data import arc, oned
 
 
@@ -9,9 +9,8 @@ def load_data(config):
     """-> dict: train (tasks, or None where the generator makes them), val, test, families of the generator, ids the leak guard
     dropped, and lines that say all this."""
     c, say, dropped = config, [], []
-    split = lambda names: [name.strip() for name in names.split(",") if name.strip()]
-    out = split(c.oned_held_out)
-    families = [f for f in split(c.oned_families) or list(oned.FAMILIES) if f not in out]
+    out = names(c.oned_held_out)
+    families = [f for f in names(c.oned_families) or list(oned.FAMILIES) if f not in out]
     for name in families + out:
         oned.check_family(name)
     if not families:
