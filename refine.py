@@ -14,6 +14,7 @@ import itertools
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -245,7 +246,7 @@ def lesson_of_trunk(trunk, batch, cells, states, answers):
                for h, targets in ((after, shown), (before[cells], known)))
 
 
-def learn(config, model, data, item, micro, device, static=None):
+def learn(config, model, data, device, item, micro):
     """Forward and backward of one step, in micro-batches. Each loop is judged: colours and `wrong` per cell, where cells that are wrong
     in its guess count refine_wrong times; `right` per document. -> (mean loss, that of the last loop's colours), on the device."""
     _, docs = item
@@ -480,7 +481,7 @@ def main(argv=None):
             run.more["margin"] = best_margin(result)
             return {**m, "exact": m["single_after"], "loss": -m["cells_after"]}
 
-        interrupted = train(own, model, optimizer, run, lesson, learn, validation if val else None, device, log)
+        interrupted = train(own, model, optimizer, run, lesson, partial(learn, own, model, lesson, device), validation if val else None, device, log)
         if interrupted:
             log(f"interrupted at step {run.step}; saved. Go on with --resume")
             raise SystemExit(130)

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 import config as knobs
 from config import UserError
 from data import arc, oned, show
-from data.batch import IGNORE, QUERY, FromTasks, Generated, bins, gather, known_pairs
+from data.batch import IGNORE, QUERY, Batch, FromTasks, Generated, bins, gather, known_pairs, send
 from data.exam import Exam, questions
 from data.score import as_draft, score, submission, write_json
 from data.sources import load_data
@@ -230,30 +230,77 @@ def shape_for(config, frame, n_tasks):
                  config.max_len, config.demos + 1, n_tasks, arc.SYMMETRIES if config.view_embed else 0)
 
 
-def backward(config, model, data, item, micro, device, static):
-    """Forward and backward of one step's documents, in micro-batches. The loss is the sum over targets divided by the targets of
-    the whole step, so the split changes nothing. -> (mean loss over all outputs, over the queries' outputs), on the device."""
-    pairs, docs = item
-    pairs = data.store if pairs is None else pairs.to(device)
-    total, n, n_query = torch.zeros(2, device=device), docs.targets(), docs.targets(QUERY)
-    for part in bins(docs.lengths(), micro):
-        batch = gather(pairs, docs.take(part), **(static(micro) if static else {}))
-        if static:
+class Backward:
+    """Forward and backward of one step's documents, in micro-batches: (item, micro) -> (mean loss over all outputs, over the queries'
+    outputs), on the device. The loss is the sum over targets divided by the targets of the whole step, so the split changes nothing.
+    With flash attention the network is compiled, every batch is as long, so once; and recorded."""
+
+    def __init__(self, config, model, data, device):
+        self.config, self.data, self.device = config, data, device
+        self.static = config.compile and has_varlen(device, torch.float32 if config.dtype == "float32" else torch.bfloat16)
+        self.network = torch.compile(model, dynamic=False) if self.static else model
+        self.work = Recorded(self.part, model.parameters()) if self.static else self.part
+
+    def __call__(self, item, micro):
+        pairs, docs = item
+        pairs = self.data.store if pairs is None else pairs.to(self.device)
+        fill = dict(capacity=micro, max_len=self.config.max_len) if self.static else {}
+        targets = send(torch.tensor([docs.targets(), docs.targets(QUERY)]), self.device)
+        return sum(self.work(gather(pairs, docs.take(part), **fill), targets) for part in bins(docs.lengths(), micro))
+
+    def part(self, batch, targets):
+        if self.static:
             torch._dynamo.mark_dynamic(batch.docs, 0)          # the number of documents is of no account: still compiled once
-        with autocast(config, device):
-            logits = model(batch.tokens, batch.coords, batch.docs, batch.labels)
+        with autocast(self.config, self.device):
+            logits = self.network(batch.tokens, batch.coords, batch.docs, batch.labels)
         nll = F.cross_entropy(logits.float(), batch.targets, ignore_index=IGNORE, reduction="none")
-        loss = nll.sum() / n
+        loss = nll.sum() / targets[0]
         loss.backward()
-        total += torch.stack([loss.detach(), (nll.detach() * batch.query).sum() / n_query])
-    return total
+        return torch.stack([loss.detach(), (nll.detach() * batch.query).sum() / targets[1]])
 
 
-def compiled(model, config, device):
-    """-> (the network to train, how to fill its batches). With flash attention it is compiled, and every batch is as long, so once."""
-    if not config.compile or not has_varlen(device, torch.float32 if config.dtype == "float32" else torch.bfloat16):
-        return model, None
-    return torch.compile(model, dynamic=False), lambda micro: dict(capacity=micro, max_len=config.max_len)
+class Recorded:
+    """work(batch, targets), which leaves gradients, as a CUDA graph: recorded once for each shape, then replayed on other numbers.
+    Launching its some five hundred kernels one by one takes the host longer than a small network takes the device."""
+
+    def __init__(self, work, parameters):
+        self.work, self.parameters, self.graphs = work, list(parameters), {}
+
+    def record(self, inputs):
+        """-> (graph, what it reads, what it returns, the gradients it writes). Recording runs nothing."""
+        graph, kept, inputs = torch.cuda.CUDAGraph(), [p.grad for p in self.parameters], [x.clone() for x in inputs]
+        for p in self.parameters:
+            p.grad = None                                      # so that the graph writes its own, and does not add
+        pool = next((graph.pool() for graph, *_ in self.graphs.values()), None)                # they share memory: never two at once
+        with torch.cuda.graph(graph, pool):
+            out = self.work(Batch(*inputs[:-1]), inputs[-1])
+        grads = [p.grad for p in self.parameters]
+        for p, grad in zip(self.parameters, kept):
+            p.grad = grad
+        return graph, inputs, out, grads
+
+    def __call__(self, batch, targets):
+        inputs = [*batch, targets]
+        shape = len(batch.tokens), len(batch.docs)
+        if shape not in self.graphs:
+            if any(tokens != shape[0] for tokens, _ in self.graphs):
+                self.graphs.clear()                            # of larger micro-batches, for which memory was too small
+            stream = torch.cuda.Stream()                       # not the default one, where autograd could not be recorded later
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                out = self.work(batch, targets)                # compiles what is not compiled yet
+            torch.cuda.current_stream().wait_stream(stream)
+            self.graphs[shape] = self.record(inputs)
+            return out
+        graph, reads, out, grads = self.graphs[shape]
+        before = [p.grad if p.grad is None else p.grad.clone() for p in self.parameters]       # of earlier micro-batches
+        torch._foreach_copy_(reads, inputs)
+        graph.replay()
+        for p, grad in zip(self.parameters, grads):
+            p.grad = grad
+        if before[0] is not None:
+            torch._foreach_add_(grads, before)
+        return out.clone()
 
 
 def clock(seconds):
@@ -317,12 +364,12 @@ def transplant(model, task_ids, found, path):
 
 
 def train(config, model, optimizer, run, data, learn, validation, device, log):
-    """The loop: rate, evaluate and save, micro-steps, clip, step, log. learn(config, network, data, item, micro, device, static) does
-    forward and backward of a step and returns two losses on the device, to descend and to show; validation(step), or None,
-    returns metrics with `exact` and `loss`. -> was it interrupted?"""
+    """The loop: rate, evaluate and save, micro-steps, clip, step, log. learn(item, micro) does forward and backward of a step of
+    data.stream and returns two losses on the device, to descend and to show; validation(step), or None, returns metrics with
+    `exact` and `loss`. -> was it interrupted?"""
     stop = []
     previous = signal.signal(signal.SIGINT, lambda *_: stop.append(1) if not stop else signal.default_int_handler(*_))
-    micro, (fast, static) = config.micro_limit(), compiled(model, config, device)
+    micro = config.micro_limit()
     workers = config.workers if config.workers >= 0 else 4 if device.type == "cuda" else 0
     items, seen, norm, loss = iter(data.stream(run.step, workers)), 0, torch.zeros(()), torch.zeros(2)
     begun = mark = time.time()
@@ -373,7 +420,7 @@ def train(config, model, optimizer, run, data, learn, validation, device, log):
             while True:
                 torch.manual_seed(config.seed * 1_000_003 + step)      # dropout of step i follows from (seed, i) too
                 try:
-                    loss = learn(config, fast, data, item, micro, device, static)
+                    loss = learn(item, micro)
                     break
                 except RuntimeError as error:
                     if not out_of_memory(error):
@@ -485,7 +532,7 @@ def main(argv=None):
         log(f"steps: {config.max_steps} of {config.batch_tokens} tokens, {config.optimizer}, learning rate {config.learning_rate}, "
             f"seed {config.seed}; results in {config.out_dir}/" + (f"; resumed at step {run.step}" if run.step else ""))
         validation = (lambda step: examine(model, exam, config, rows, device, log, step)) if exam else None
-        interrupted = train(config, model, optimizer, run, stream, backward, validation, device, log)
+        interrupted = train(config, model, optimizer, run, stream, Backward(config, model, stream, device), validation, device, log)
         if stream.left_out:
             log(f"{stream.left_out} demonstrations did not fit max_len = {config.max_len} in training")
         if interrupted:

@@ -16,6 +16,7 @@ from data import oned
 from data.arc import SYMMETRIES, VOCAB, color_table, encode_pair, fixed_colors, pair_key, trace, transform, view_task
 
 IGNORE = -100                                                  # cross_entropy's label for "no target here"
+ROUND = 32                                                     # batches of a fixed number of tokens hold a multiple of so many documents
 DEMO, QUERY = 1, 2                                             # kinds of segments; 0: filler
 
 
@@ -128,13 +129,13 @@ class Batch(NamedTuple):
 
 def gather(pairs, docs, capacity=0, max_len=0):
     """One batch, on the device where `pairs` are. With a capacity it has that many tokens: what is left over is filled with
-    ignored documents of at most max_len tokens."""
+    ignored documents of at most max_len tokens; and empty ones make their number a multiple of ROUND: batches of few shapes."""
     device = pairs.tokens.device
     segments, lengths = docs.segments, docs.lengths()
     T = int(lengths.sum())
     if capacity:
         D, fill = len(lengths), [min(max_len, capacity - a) for a in range(T, capacity, max_len)]
-        lengths = np.concatenate([lengths, fill]).astype(int)
+        lengths = np.concatenate([lengths, fill, np.zeros(-(D + len(fill)) % ROUND)]).astype(int)
         segments = np.concatenate([segments] + [[(0, n, D + i, 0, 0, 0, 0)] for i, n in enumerate(fill)])
         T = capacity
     ends = np.cumsum(np.concatenate([[0], lengths]))

@@ -55,14 +55,14 @@ class Bench:
         self.source = Generated(config, data["families"], set()) if tasks is None else FromTasks(tasks, config, rows, self.device)
         self.model = network.GPT(train.shape_for(config, frame, len(rows) + 1 if rows else 0)).to(self.device)
         self.optimizer = train.Optimizer(self.model, config)
-        self.fast, self.static = train.compiled(self.model, config, self.device)
+        self.learn = train.Backward(config, self.model, self.source, self.device)
 
     def backward(self, item, wide=False):
         if not wide:
-            return train.backward(self.config, self.fast, self.source, item, self.config.micro_limit(), self.device, self.static)
+            return self.learn(item, self.config.micro_limit())
         pairs, docs = item[0], padded(item[1])
         real, network.attend = network.attend, padded_attend
-        train.backward(self.config, self.model, self.source, (pairs, docs), int(docs.lengths().sum()), self.device, None)
+        self.learn((pairs, docs), int(docs.lengths().sum()))
         network.attend = real
 
     def update(self):
@@ -132,7 +132,7 @@ def main(argv, rounds=15):
         bench.steps([item])
     network_parameters, tables = bench.model.counts()
     print(f"{bench.device.type} ({bench.why}); {network_parameters:,} parameters and {tables:,} in embedding tables; "
-          f"{tokens:.0f} useful tokens a step, {100 * tokens / (config.batch_tokens if bench.static else tokens):.1f}% of what is computed; {rounds} steps")
+          f"{tokens:.0f} useful tokens a step, {100 * tokens / (config.batch_tokens if bench.learn.static else tokens):.1f}% of what is computed; {rounds} steps")
     parts = {name: statistics.median(values) for name, values in zip(("backward", "update"), zip(*[
         (bench.clock(lambda: bench.backward(item)), bench.clock(bench.update)) for item in items]))}
     print(f"preparing a batch   {1000 * prepared:8.1f} ms, while the device works where it is a GPU")

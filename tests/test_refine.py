@@ -121,7 +121,7 @@ def test_it_learns_to_repair_errors_it_has_never_seen():
     lesson, model, device = as_drafts(faults(1, 600), config), networks(), torch.device("cpu")
     optimizer = Optimizer(model, config)
     for item in lesson.stream(0, 0):
-        refine.learn(config, model, lesson, item, 640, device)
+        refine.learn(config, model, lesson, device, item, 640)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step(1e-2)
     unseen = faults(2, 200)

@@ -312,8 +312,8 @@ def test_micro_batches_add_up_to_the_whole(run, tmp_path, source):
 
 
 def runs_out(monkeypatch, numbers, error=None):
-    """Let these calls of train.backward (0, 1, ..) fail after they have done their work."""
-    real, calls = train.backward, []
+    """Let these calls of train.Backward (0, 1, ..) fail after they have done their work."""
+    real, calls = train.Backward.__call__, []
 
     def backward(*args):
         result = real(*args)
@@ -321,7 +321,7 @@ def runs_out(monkeypatch, numbers, error=None):
         if len(calls) - 1 in numbers:
             raise error or torch.OutOfMemoryError("injected")
         return result
-    monkeypatch.setattr(train, "backward", backward)
+    monkeypatch.setattr(train.Backward, "__call__", backward)
 
 
 @pytest.mark.parametrize("step, dropout", [(0, 0.0), (0, 0.2), (2, 0.0)])
@@ -380,15 +380,15 @@ def test_other_errors_are_no_lack_of_memory(run, monkeypatch):
 
 @pytest.mark.parametrize("log_every", [1, 2, 50])
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(run, tmp_path, monkeypatch, log_every):
-    real, calls = train.backward, []
+    real, calls = train.Backward.__call__, []
 
-    def backward(config, model, *rest):
+    def backward(self, *rest):
         if len(calls) == 3:
             with torch.no_grad():
-                model.norm.weight.fill_(torch.nan)
+                self.network.norm.weight.fill_(torch.nan)
         calls.append(1)
-        return real(config, model, *rest)
-    monkeypatch.setattr(train, "backward", backward)
+        return real(self, *rest)
+    monkeypatch.setattr(train.Backward, "__call__", backward)
     with pytest.raises(UserError, match="loss nan.*ckpt.pt.*--learning_rate"):
         run(max_steps=8, eval_every=1, keep_every=1, log_every=log_every)
     for path in (tmp_path / "run").glob("*.pt"):
