@@ -52,7 +52,7 @@ class Shape:
 class Layout(NamedTuple):
     """Documents laid end to end. What is known of the batch and the same in every layer."""
     docs: object                                               # (D + 1,) where each begins; a list where attention loops
-    rotary: object                                             # None, or cosines and sines (T, nh or 1, hs / 2)
+    rotary: object                                             # None, or (cos, cos) and (-sin, sin), each (T, nh or 1, hs)
     max_len: int                                               # no document is longer
     causal: bool
     cache: object = None                                       # Cache, and each token's place in it:
@@ -90,11 +90,15 @@ class Cache:
         self.B = len(self.layers[0][0])
 
 
+def rotary_of(angles):
+    """Angles (T, nh or 1, hs / 2) as apply_rotary takes them."""
+    return angles.cos().repeat(1, 1, 2), torch.cat([-angles.sin(), angles.sin()], -1)
+
+
 def apply_rotary(x, rotary):
-    """Turn the pairs (i, i + hs / 2) of each head. x (T, nh, hs); cosines and sines (T, nh or 1, hs / 2)."""
+    """Turn the pairs (i, i + hs / 2) of each head, (a, b) -> (a cos - b sin, b cos + a sin). x (T, nh, hs)."""
     cos, sin = rotary
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).to(x.dtype)
+    return (x * cos + x.unflatten(-1, (2, -1)).flip(-2).flatten(-2) * sin).to(x.dtype)
 
 
 def has_varlen(device, dtype):
@@ -208,7 +212,7 @@ class GPT(nn.Module):
             x = x + self.view(labels[:, 1])
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         angles = self.encoding.angles(coords)
-        rotary = None if angles is None else (angles.cos(), angles.sin())
+        rotary = None if angles is None else rotary_of(angles)
         if cache is not None and len(tokens) == cache.B:
             hidden = torch.arange(cache.span, device=x.device) > coords[:, :1]
             bias = torch.zeros_like(hidden, dtype=dtype).masked_fill(hidden, -torch.inf)[:, None, None]

@@ -9,7 +9,7 @@ import torch
 
 from config import UserError
 from conftest import ROOT, TINY, flags, records, tiny_shape
-from model import GPT, apply_rotary
+from model import GPT, apply_rotary, rotary_of
 from positions.index import ENCODINGS, build
 
 ROTARY = ["rope", "rope2d", "rope3d"]
@@ -115,7 +115,7 @@ def test_angles_turn_along_their_axes_only(name, axes):
 def test_rotated_products_depend_on_differences_only(name):
     encoding, rng = build(tiny_shape(encoding=name, n_head=1, n_embd=32)), torch.Generator().manual_seed(0)
     q, k = torch.randn(2, 1, 1, 32, generator=rng)
-    turn = lambda x, coords: apply_rotary(x, (encoding.angles(coords).cos(), encoding.angles(coords).sin()))
+    turn = lambda x, coords: apply_rotary(x, rotary_of(encoding.angles(coords)))
     product = lambda a, b: (turn(q, a) * turn(k, b)).sum()
     a, b, shift = torch.randint(0, 20, (3, 1, 4), generator=rng)
     assert torch.allclose(product(a, b), product(a + shift, b + shift), atol=1e-4)
