@@ -25,8 +25,9 @@ def orthogonal(X, steps=5):
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised, at the size of AdamW's updates. The same numbers as torch.optim.Muon(adjust_lr_fn=
     "match_rms_adamw"), but matrices of one shape are one stack, updated at once: the layers are many and small, and most
-    of the time of a loop over them is its overhead. `average` makes it schedule-free, as schedulefree.ScheduleFreeWrapper
-    does: 0.9 trains at y = 0.1 z + 0.9 x, where z takes the steps and x is their average; 0: it is not."""
+    of the time of a loop over them is its overhead. The parameters become views of the stacks, so nothing is copied back. `average`
+    makes it schedule-free, as schedulefree.ScheduleFreeWrapper does: 0.9 trains at y = 0.1 z + 0.9 x, where z takes the steps and
+    x is their average; 0: it is not."""
 
     def __init__(self, params, weight_decay=0.0, momentum=0.95, average=0.0):
         shapes = defaultdict(list)
@@ -34,12 +35,17 @@ class Muon(torch.optim.Optimizer):
             shapes[p.shape].append(p)
         super().__init__([dict(params=ps) for ps in shapes.values()],
                          dict(lr=0.0, weight_decay=weight_decay, momentum=momentum, average=average, weight_sum=0.0, lr_max=0.0, train_mode=True))
+        self.stacks = [torch.stack([p.data for p in ps]) for ps in shapes.values()]            # (n, rows, columns)
+        for ps, stack in zip(shapes.values(), self.stacks):
+            for p, row in zip(ps, stack):
+                p.data = row
 
     @torch.no_grad()
     def step(self):
-        for group in self.param_groups:
+        for group, y in zip(self.param_groups, self.stacks):
             params, beta = group["params"], group["average"]
-            state, y, grad = self.state[params[0]], torch.stack(params), torch.stack([p.grad for p in params])     # (n, rows, columns)
+            state, grad = self.state[params[0]], torch.stack([p.grad for p in params])
+            assert y.data_ptr() == params[0].data_ptr(), "the weights were moved after their optimizer was made"
             if not state:
                 state.update(momentum=torch.zeros_like(y), **({"z": y.clone()} if beta else {}))
             state["momentum"].lerp_(grad, 1 - group["momentum"])
@@ -54,15 +60,14 @@ class Muon(torch.optim.Optimizer):
                 state["z"].sub_(update, alpha=lr)
             else:
                 y.sub_(update, alpha=lr)
-            torch._foreach_copy_(params, y.unbind())
 
     @torch.no_grad()
     def eval(self):
         """From y to x, the average; what `averaged` below undoes."""
-        for group in self.param_groups:
+        for group, y in zip(self.param_groups, self.stacks):
             z = self.state[group["params"][0]].get("z")
             if z is not None and group["train_mode"]:
-                torch._foreach_lerp_(group["params"], z.unbind(), 1 - 1 / group["average"])
+                y.lerp_(z, 1 - 1 / group["average"])
             group["train_mode"] = False
 
 

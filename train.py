@@ -18,7 +18,8 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-import torch
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")     # read by torch; drafting reserves 26 GiB instead of 45
+import torch                                                                     # noqa: E402
 import torch.nn.functional as F
 
 import config as knobs
@@ -267,17 +268,22 @@ class Recorded:
         self.work, self.parameters, self.graphs = work, list(parameters), {}
 
     def record(self, inputs):
-        """-> (graph, what it reads, what it returns, the gradients it writes). Recording runs nothing."""
-        graph, kept, inputs = torch.cuda.CUDAGraph(), [p.grad for p in self.parameters], [x.clone() for x in inputs]
+        """Run work once, and record it: -> (what it returned, (graph, what that reads, what it returns, the gradients it writes))."""
+        stream = torch.cuda.Stream()                           # not the default one: what autograd did there could not be recorded
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            result = self.work(Batch(*inputs[:-1]), inputs[-1])          # compiles what is not compiled yet
+        torch.cuda.current_stream().wait_stream(stream)
+        graph, kept, reads = torch.cuda.CUDAGraph(), [p.grad for p in self.parameters], [x.clone() for x in inputs]
         for p in self.parameters:
             p.grad = None                                      # so that the graph writes its own, and does not add
-        pool = next((graph.pool() for graph, *_ in self.graphs.values()), None)                # they share memory: never two at once
-        with torch.cuda.graph(graph, pool):
-            out = self.work(Batch(*inputs[:-1]), inputs[-1])
+        pool = next((graph.pool() for graph, *_ in self.graphs.values()), None)                # one memory for all: they run one by one
+        with torch.cuda.graph(graph, pool):                    # runs nothing
+            out = self.work(Batch(*reads[:-1]), reads[-1])
         grads = [p.grad for p in self.parameters]
         for p, grad in zip(self.parameters, kept):
             p.grad = grad
-        return graph, inputs, out, grads
+        return result, (graph, reads, out, grads)
 
     def __call__(self, batch, targets):
         inputs = [*batch, targets]
@@ -285,13 +291,8 @@ class Recorded:
         if shape not in self.graphs:
             if any(tokens != shape[0] for tokens, _ in self.graphs):
                 self.graphs.clear()                            # of larger micro-batches, for which memory was too small
-            stream = torch.cuda.Stream()                       # not the default one, where autograd could not be recorded later
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                out = self.work(batch, targets)                # compiles what is not compiled yet
-            torch.cuda.current_stream().wait_stream(stream)
-            self.graphs[shape] = self.record(inputs)
-            return out
+            result, self.graphs[shape] = self.record(inputs)
+            return result
         graph, reads, out, grads = self.graphs[shape]
         before = [p.grad if p.grad is None else p.grad.clone() for p in self.parameters]       # of earlier micro-batches
         torch._foreach_copy_(reads, inputs)

@@ -16,7 +16,7 @@ from data import oned
 from data.arc import SYMMETRIES, VOCAB, color_table, encode_pair, fixed_colors, pair_key, trace, transform, view_task
 
 IGNORE = -100                                                  # cross_entropy's label for "no target here"
-ROUND = 32                                                     # batches of a fixed number of tokens hold a multiple of so many documents
+ROUND = 16                                                     # batches of a fixed number of tokens hold a multiple of so many documents
 DEMO, QUERY = 1, 2                                             # kinds of segments; 0: filler
 
 

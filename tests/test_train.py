@@ -17,7 +17,7 @@ import train
 from config import Config, UserError
 from conftest import (ROOT, TINY, batch_of, checkpoint, equal, filled_model, flags, flip_tasks, make_task, parameters,
                       position_parameters, records, tiny_shape, write_tasks)
-from data.batch import IGNORE
+from data.batch import IGNORE, Generated
 from model import GPT, from_checkpoint
 from optim import OPTIMIZERS, Muon, Optimizer, averaged, learning_rate, orthogonal
 
@@ -322,6 +322,42 @@ def runs_out(monkeypatch, numbers, error=None):
             raise error or torch.OutOfMemoryError("injected")
         return result
     monkeypatch.setattr(train.Backward, "__call__", backward)
+
+
+class Replayed:
+    """What torch.cuda.graph would record of work, on any device: always the same memory is read and written."""
+
+    def __init__(self, recorded, reads):
+        self.recorded, self.reads = recorded, reads
+        self.out, self.grads = torch.zeros(2), [torch.zeros_like(p) for p in recorded.parameters]
+
+    def replay(self):
+        kept = [p.grad for p in self.recorded.parameters]
+        for p in self.recorded.parameters:
+            p.grad = None
+        self.out.copy_(self.recorded.work(train.Batch(*self.reads[:-1]), self.reads[-1]))
+        for p, grad, old in zip(self.recorded.parameters, self.grads, kept):
+            grad.copy_(p.grad)
+            p.grad = old
+
+
+def test_a_recorded_step_leaves_the_gradients_of_a_plain_one_whatever_its_micro_batches(monkeypatch):
+    def record(self, inputs):
+        graph = Replayed(self, [x.clone() for x in inputs])
+        return self.work(train.Batch(*inputs[:-1]), inputs[-1]), (graph, graph.reads, graph.out, graph.grads)
+    monkeypatch.setattr(train.Recorded, "record", record)
+    config, device = Config(max_steps=5, batch_tokens=2048, max_len=640), torch.device("cpu")
+    data, model = Generated(config, ["1d_fill"], set()), GPT(tiny_shape(frame=64, max_len=640))
+    plain, static = (train.Backward(config, model, data, device) for _ in range(2))
+    static.static, static.work = True, train.Recorded(static.part, model.parameters())
+    for micro in (2048, 640):                                  # one batch a step; then several, and those recorded are of no use any more
+        for item in data.stream(0, 0):
+            got = []
+            for backward in (plain, static):
+                got.append([backward(item, micro), *(p.grad.clone() for p in model.parameters())])
+                model.zero_grad()
+            assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(*got))
+        assert {tokens for tokens, _ in static.work.graphs} == {micro} and len(static.work.graphs) < 3
 
 
 @pytest.mark.parametrize("step, dropout", [(0, 0.0), (0, 0.2), (2, 0.0)])
