@@ -438,6 +438,7 @@ def train(config, model, optimizer, run, data, learn, validation, device, log):
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip or math.inf)
             optimizer.step(learning_rate(config, optimizer, step))
             seen += int(item[1].lengths().sum())
+            data.left_out = item[1].left_out
             run.step += 1
     finally:
         signal.signal(signal.SIGINT, previous)

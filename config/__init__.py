@@ -113,7 +113,7 @@ class Config:
     device: str = ""                # cuda, mps, cpu; empty: the first of these that works
     dtype: str = ""                 # autocast: bfloat16 or float32; empty: bfloat16 on CUDA, float32 elsewhere
     compile: bool = True            # torch.compile, on CUDA only
-    workers: int = -1               # processes that prepare batches; -1: 4 on CUDA, else 0
+    workers: int = -1               # processes that prepare batches (one at most for tasks from files); -1: 4 on CUDA, else 0
     log_every: int = 100             # steps
     keep_every: int = 0             # steps between snapshots that are kept (for refine.py); 0: none
 

@@ -5,6 +5,7 @@ Pairs are encoded once (for each symmetry, if views are used). A document is a l
 pair. A pair's tokens and coordinates were traced from the start of a document; as the cursor at the start of slot k is
 (tokens so far, 2 k, 0, 0), placing it there is one addition.
 """
+import copy
 import signal
 from typing import NamedTuple
 
@@ -51,6 +52,7 @@ class Documents(NamedTuple):
     segments: np.ndarray           # (S, 7): start, length, document, slot, index of its first token, kind, targets
     tables: np.ndarray             # (D, 14): the colour permutation
     labels: np.ndarray             # (D, 2): task row, symmetry
+    left_out: int = 0              # demonstrations that did not fit, in these and all before them
 
     def lengths(self):
         return np.bincount(self.segments[:, 2], self.segments[:, 1], len(self.labels)).astype(int)
@@ -238,7 +240,7 @@ def ignore_interrupt(_):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-class FromTasks:
+class FromTasks(torch.utils.data.IterableDataset):
     """Tasks from files. An epoch shows every task once (with a task embedding, every pair that fits), cut into documents, each under a
     random view. Steps are filled from a window of documents: the oldest, while it fits, then the longest that
     fits. The order follows from the seed alone, so resuming runs through it again without the work."""
@@ -284,6 +286,13 @@ class FromTasks:
             yield int(length[order, s].sum()), order, s, t
 
     def stream(self, first, workers):
+        """The steps from `first` on; with workers one process prepares them: they follow from each other."""
+        plan = copy.copy(self)
+        plan.first, plan.store = first, copy.copy(self.store)
+        del plan.store.tokens, plan.store.coords               # what is on the device stays here
+        return torch.utils.data.DataLoader(plan, batch_size=None, num_workers=min(workers, 1), collate_fn=as_it_is, worker_init_fn=ignore_interrupt)
+
+    def __iter__(self):
         c, rng = self.config, np.random.default_rng(self.config.seed)
         source, window = (document for _ in iter(int, 1) for document in self.epoch(rng)), []
         for step in range(c.max_steps):
@@ -296,8 +305,8 @@ class FromTasks:
                 document = window.pop(0 if fits[0] == 0 else max(fits, key=lambda i: window[i][0]))
                 room -= document[0]
                 batch.append(document)
-            if step >= first:
-                yield None, documents(self.store, [self.view(step, i, *d) for i, d in enumerate(batch)])
+            if step >= self.first:
+                yield None, documents(self.store, [self.view(step, i, *d) for i, d in enumerate(batch)])._replace(left_out=self.left_out)
 
     def view(self, step, i, _, order, symmetry, t):
         rng = np.random.default_rng([self.config.seed, step, i])

@@ -272,13 +272,15 @@ def test_colours_that_only_outputs_show_stay_where_no_demonstration_tells():
 
 
 def test_steps_follow_from_their_number():
-    """A stream that starts at step 5 goes on as one that started at step 0."""
-    config = Config(max_len=128, max_answer=40, batch_tokens=256, max_steps=9, symmetries=True)
+    """A stream that starts at step 5 goes on as one that started at step 0, whoever prepares it."""
+    config = Config(max_len=64, max_answer=30, batch_tokens=256, max_steps=9, symmetries=True)
     for data in (FromTasks(flip_tasks(10), config, {}, "cpu"), Generated(Config(max_steps=9), ["1d_fill"], set())):
-        whole, rest = list(data.stream(0, 0)), list(data.stream(5, 0))
-        assert len(whole) == 9 and len(rest) == 4
-        for (_, a), (_, b) in zip(whole[5:], rest):
-            assert all(np.array_equal(x, y) for x, y in zip(a, b))
+        whole, rest, others = list(data.stream(0, 0)), list(data.stream(5, 0)), list(data.stream(5, 2))
+        assert len(whole) == 9 and len(rest) == len(others) == 4
+        for (_, a), (_, b), (_, c) in zip(whole[5:], rest, others):
+            assert all(np.array_equal(x, y) and np.array_equal(x, z) for x, y, z in zip(a, b, c))
+        left_out = [docs.left_out for _, docs in whole]
+        assert left_out == sorted(left_out) and (left_out[-1] > left_out[0] > 0) == isinstance(data, FromTasks)
         assert not np.array_equal(whole[0][1].tables, whole[1][1].tables)
 
 
