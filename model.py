@@ -17,6 +17,7 @@ from torch import nn
 
 from config import UserError
 from data.arc import END, KEEP, ROW, START, STEP, VOCAB, advance
+from replay import repeat
 
 # The folder encodings/ goes by the name `positions` in imports: Python has a package `encodings` of its own (its codecs),
 # which is loaded before any program starts. For the same reason it holds no __init__.py: with PYTHONPATH=. Python would
@@ -232,29 +233,6 @@ class GPT(nn.Module):
 class Answer(NamedTuple):
     tokens: object                                             # numpy (n,), without the final `end`
     logps: object                                              # numpy (n + 1,): log-probability of each, and of `end`
-
-
-def repeat(step, times, device, rng):
-    """Call step() that many times. On CUDA it runs once, is recorded once as a graph, and replayed: launching its some three hundred
-    kernels one by one takes the host longer than running them takes the device."""
-    if device.type != "cuda" or times < 4:
-        for _ in range(times):
-            step()
-        return
-    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-    if rng is not None:
-        graph.register_generator_state(rng)
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        step()                                                 # so that libraries are set up, and weights are cast
-        graph.capture_begin()
-        try:
-            step()                                             # records, and does not run
-        finally:
-            graph.capture_end()                                # also when memory runs out: the caller tries with fewer documents
-        for _ in range(times - 1):
-            graph.replay()
-    torch.cuda.current_stream().wait_stream(stream)
 
 
 @torch.no_grad()

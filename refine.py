@@ -16,7 +16,6 @@ import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,9 +27,9 @@ from config import UserError, names
 from data import arc
 from data.arc import COLORS, ROW, START, pair_key
 from data.batch import IGNORE, QUERY, Generated, bins, held_out, known_pairs
+from data.candidates import Candidates, Refined, best_margin, compare, decide, report
 from data.drafts import DAMAGED, RIGHT, WRONG, Drafts, damage, shown
-from data.exam import questions
-from data.score import same, score, submission, write_json
+from data.score import score, submission, write_json
 from data.sources import load_data
 from model import GPT, UNREADABLE, Shape, check_shape, load_checkpoint, rebuild, save_whole
 from optim import Optimizer, averaged
@@ -156,8 +155,8 @@ def rows_of(found, tasks):
 def drafts_of(model, tasks, config, rows, device, log, temperature=0.0):
     """-> (drafts of train.draft, for each its (task number, query number, view, symmetry, colour table))."""
     torch.manual_seed(config.seed)
-    drafts, _ = draft(model, tasks, config, rows, device, log, mend=True, temperature=temperature)
-    return drafts, questions(tasks, config.views, config)
+    drafts, exam = draft(model, tasks, config, rows, device, log, mend=True, temperature=temperature)
+    return drafts, exam.asked
 
 
 def as_shown(config, tasks, drafts, asked, rows, by=0):
@@ -270,12 +269,6 @@ def learn(config, model, data, device, item, micro):
     return total
 
 
-class Candidates(NamedTuple):
-    """What the refiner makes of one draft: its guesses, the draft first, and their ratings (logits: exactly right?)."""
-    grids: list                    # (H, W) in the task's own orientation and colours
-    ratings: np.ndarray
-
-
 @torch.no_grad()
 def refine(model, drafting, drafts, asked, config, device):
     """-> a list of Candidates, one for each document of `drafts`; asked: (symmetry, colour table) of each. One loop more than there are
@@ -300,43 +293,6 @@ def refine(model, drafting, drafts, asked, config, device):
     return out
 
 
-def decide(found, margin):
-    """Which candidate: the best rated, if it is rated above the draft by more than `margin`; else the draft, 0."""
-    best = int(found.ratings.argmax())
-    return best if found.ratings[best] > found.ratings[0] + margin and not same(found.grids[best], found.grids[0]) else 0
-
-
-def chance(logit):
-    return float(1 / (1 + np.exp(-np.clip(logit, -30, 30))))
-
-
-class Refined(NamedTuple):
-    """Drafts of some tasks, and what became of them."""
-    tasks: list
-    before: list                   # score.Draft, one a view
-    candidates: list               # Candidates, or None where the draft is no grid
-
-    def after(self, margin):
-        """Drafts to vote: of each view the chosen candidate, weighted by its rating, and faintly the others, for the second attempt."""
-        out = []
-        for draft, found in zip(self.before, self.candidates):
-            if found is not None:
-                k = decide(found, margin)
-                out += [draft._replace(grid=grid, weight=chance(found.ratings[i]) * (1 if i == k else 1e-3))
-                        for i, grid in enumerate(found.grids) if i == k or not same(grid, found.grids[k])]
-        return out
-
-    def ranked(self):
-        """The drafts as they are, weighted by their ratings."""
-        return [d if c is None else d._replace(weight=chance(c.ratings[0])) for d, c in zip(self.before, self.candidates)]
-
-    def single(self, margin):
-        """-> of each query with a known answer: answer, draft of the plain view, what became of it."""
-        answers = {(task.id, i): answer for task in self.tasks for i, (_, answer) in enumerate(task.test)}
-        return [(answers[d.task, d.test], d.grid, d.grid if c is None else c.grids[decide(c, margin)])
-                for d, c in zip(self.before, self.candidates) if d.view == 0 and answers[d.task, d.test] is not None]
-
-
 def refined(model, drafting, tasks, drafts, asked, config, rows, device):
     """Drafts by one network (drafts_of), corrections by the other. -> Refined."""
     parts, which = as_shown(config, tasks, drafts, asked, rows)
@@ -346,41 +302,6 @@ def refined(model, drafting, tasks, drafts, asked, config, rows, device):
     for q, c in zip(which, found):
         candidates[q] = c
     return Refined(tasks, drafts, candidates)
-
-
-NEAR = 5                                                       # a near miss: the right shape, and at most so many wrong cells
-
-
-def compare(result, margin):
-    """Single view, before and after: exact grids, cells right, drafts fixed and broken, near misses and how many of those were fixed."""
-    rows = result.single(margin)
-    misses = lambda k: [int((row[k] != row[0]).sum()) if row[k] is not None and row[k].shape == row[0].shape else -1 for row in rows]
-    before, after = misses(1), misses(2)
-    cells = lambda found: float(np.mean([1 - n / row[0].size if n >= 0 else 0 for n, row in zip(found, rows)]))
-    near = [0 < n <= NEAR for n in before]
-    return dict(single_before=before.count(0) / len(rows), single_after=after.count(0) / len(rows),
-                cells_before=cells(before), cells_after=cells(after),
-                fixed=sum(b != 0 and a == 0 for b, a in zip(before, after)), broken=sum(b == 0 and a != 0 for b, a in zip(before, after)),
-                near_misses=sum(near), near_misses_fixed=sum(n and a == 0 for n, a in zip(near, after)),
-                near_misses_after=sum(0 < a <= NEAR for a in after), wrong_shapes=before.count(-1))
-
-
-MARGINS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-
-
-def best_margin(result):
-    """How much better than the draft a correction must be rated: what leaves most grids right on val, of equals the largest."""
-    return max(reversed(MARGINS), key=lambda margin: compare(result, margin)["single_after"])
-
-
-def report(result, margin):
-    """-> metrics of a Refined with known answers: `compare`, and the votes of all views before and after, and with ratings alone."""
-    metrics = compare(result, margin)
-    metrics["curve"] = [(m, *(compare(result, m)[key] for key in ("fixed", "broken", "near_misses_fixed"))) for m in MARGINS]     # to see, not to choose
-    for name, drafts in (("before", result.before), ("ranked", result.ranked()), ("after", result.after(margin))):
-        scores, _ = score(result.tasks, drafts)
-        metrics.update({f"{key}_{name}": scores[key] for key in ("pass1", "pass2", "oracle")})
-    return metrics
 
 
 def solve(config, model, first, tasks, margin, device, log, step):

@@ -31,6 +31,7 @@ from data.score import as_draft, score, submission, write_json
 from data.sources import load_data
 from model import GPT, Shape, check_shape, generate, has_varlen, load_checkpoint, save_checkpoint
 from optim import Optimizer, averaged, learning_rate
+from replay import Recorded
 
 # --------------------------------------------------------------------------------------------------------------------
 # The machine
@@ -110,7 +111,7 @@ def by_dimension(families):
 
 
 def draft(model, tasks, config, rows, device, say=print, mend=False, temperature=0.0):
-    """Drafts of every query under its views, in the order of exam.questions. -> (drafts, demonstrations that did not fit)."""
+    """Drafts of every query under its views, in the order of exam.questions. -> (drafts, the Exam they answer)."""
     asked = questions(tasks, config.views, config)
     exam = Exam(tasks, asked, config, rows, True, device)
     answers, said, todo = {}, time.time(), exam.plan(config.draft_tokens)
@@ -135,7 +136,7 @@ def draft(model, tasks, config, rows, device, say=print, mend=False, temperature
     if len(exam.where) < len(asked):
         say(f"  {len(asked) - len(exam.where)} of {len(asked)} prompts do not fit: prompt + max_answer ({config.max_answer}) > max_len "
             f"({config.max_len}); they count as failed")
-    return [as_draft(tasks[t].id, i, v, s, table, answers.get(q), mend) for q, (t, i, v, s, table) in enumerate(asked)], exam.left_out
+    return [as_draft(tasks[t].id, i, v, s, table, answers.get(q), mend) for q, (t, i, v, s, table) in enumerate(asked)], exam
 
 
 def examine(model, exam, config, rows, device, log, step):
@@ -247,9 +248,10 @@ class Backward:
         pairs = self.data.store if pairs is None else pairs.to(self.device)
         fill = dict(capacity=micro, max_len=self.config.max_len) if self.static else {}
         targets = send(torch.tensor([docs.targets(), docs.targets(QUERY)]), self.device)
-        return sum(self.work(gather(pairs, docs.take(part), **fill), targets) for part in bins(docs.lengths(), micro))
+        return sum(self.work(*gather(pairs, docs.take(part), **fill), targets) for part in bins(docs.lengths(), micro))
 
-    def part(self, batch, targets):
+    def part(self, *inputs):
+        batch, targets = Batch(*inputs[:-1]), inputs[-1]
         if self.static:
             torch._dynamo.mark_dynamic(batch.docs, 0)          # the number of documents is of no account: still compiled once
         with autocast(self.config, self.device):
@@ -258,50 +260,6 @@ class Backward:
         loss = nll.sum() / targets[0]
         loss.backward()
         return torch.stack([loss.detach(), (nll.detach() * batch.query).sum() / targets[1]])
-
-
-class Recorded:
-    """work(batch, targets), which leaves gradients, as a CUDA graph: recorded once for each shape, then replayed on other numbers.
-    Launching its some five hundred kernels one by one takes the host longer than a small network takes the device."""
-
-    def __init__(self, work, parameters):
-        self.work, self.parameters, self.graphs = work, list(parameters), {}
-
-    def record(self, inputs):
-        """Run work once, and record it: -> (what it returned, (graph, what that reads, what it returns, the gradients it writes))."""
-        stream = torch.cuda.Stream()                           # not the default one: what autograd did there could not be recorded
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            result = self.work(Batch(*inputs[:-1]), inputs[-1])          # compiles what is not compiled yet
-        torch.cuda.current_stream().wait_stream(stream)
-        graph, kept, reads = torch.cuda.CUDAGraph(), [p.grad for p in self.parameters], [x.clone() for x in inputs]
-        for p in self.parameters:
-            p.grad = None                                      # so that the graph writes its own, and does not add
-        pool = next((graph.pool() for graph, *_ in self.graphs.values()), None)                # one memory for all: they run one by one
-        with torch.cuda.graph(graph, pool):                    # runs nothing
-            out = self.work(Batch(*reads[:-1]), reads[-1])
-        grads = [p.grad for p in self.parameters]
-        for p, grad in zip(self.parameters, kept):
-            p.grad = grad
-        return result, (graph, reads, out, grads)
-
-    def __call__(self, batch, targets):
-        inputs = [*batch, targets]
-        shape = len(batch.tokens), len(batch.docs)
-        if shape not in self.graphs:
-            if any(tokens != shape[0] for tokens, _ in self.graphs):
-                self.graphs.clear()                            # of larger micro-batches, for which memory was too small
-            result, self.graphs[shape] = self.record(inputs)
-            return result
-        graph, reads, out, grads = self.graphs[shape]
-        before = [p.grad if p.grad is None else p.grad.clone() for p in self.parameters]       # of earlier micro-batches
-        torch._foreach_copy_(reads, inputs)
-        graph.replay()
-        for p, grad in zip(self.parameters, grads):
-            p.grad = grad
-        if before[0] is not None:
-            torch._foreach_add_(grads, before)
-        return out.clone()
 
 
 def clock(seconds):
@@ -448,10 +406,10 @@ def train(config, model, optimizer, run, data, learn, validation, device, log):
 def test(config, model, tasks, rows, device, log, step):
     """Draft, vote, score, and write submission.json. -> metrics, empty where no answer is known."""
     begun = time.time()
-    drafts, left_out = draft(model, tasks, config, rows, device, log)
+    drafts, exam = draft(model, tasks, config, rows, device, log)
     metrics, attempts = score(tasks, drafts)
     write_json(log.folder / "submission.json", submission(tasks, attempts))
-    log(f"drafts: {len(drafts)} in {clock(time.time() - begun)}, {metrics['failed_drafts']:.1%} of them no grid; {left_out} demonstrations "
+    log(f"drafts: {len(drafts)} in {clock(time.time() - begun)}, {metrics['failed_drafts']:.1%} of them no grid; {exam.left_out} demonstrations "
         f"did not fit; attempts are in {log.folder / 'submission.json'}")
     longer = sum(b is not None and len(arc.encode_grid(b)) + 1 > config.max_answer for task in tasks for _, b in task.test)
     if longer:

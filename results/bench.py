@@ -23,6 +23,7 @@ import model as network
 import train
 from data import oned
 from data.batch import Documents, Generated, FromTasks
+from replay import repeat
 
 KINDS = {"attention": ("flash", "attention"), "matrix products": ("nvjet", "gemm", "splitK", "cutlass", "cublas"),     # a kernel's name holds one
          "copies": ("Memcpy", "Memset", "CatArray")}
@@ -95,7 +96,7 @@ class Bench:
             cache.layers = {layer: torch.randn(2, B, cache.span, self.config.n_kv_head, hs, device=device, dtype=kind)
                             for layer in range(self.config.n_layer)}
             step = lambda: token.copy_(model(token, place, starts, labels, cache).argmax(-1))
-            work = lambda: network.repeat(step, steps, device, None)
+            work = lambda: repeat(step, steps, device, None)
             return min(self.clock(work) for _ in range(2)) / steps
 
     def kernels(self, items):
@@ -146,12 +147,13 @@ def main(argv, rounds=15):
         print(f"padded batches      {1000 * statistics.median(wide):8.1f} ms {tokens / statistics.median(wide):9.0f} useful tok/s in forward and backward; "
               f"{np.mean([docs.lengths().sum() / padded(docs).lengths().sum() for _, docs in items]):.0%} of the tokens are useful")
         print(f"end to end / padded = {statistics.median(w / n for n, w in zip(narrow, wide)):.2f}x")
+    if bench.device.type == "cuda":
+        print(f"peak memory         {torch.cuda.max_memory_allocated() / 2 ** 30:8.1f} GiB in training")
     for B, length in ((64, 256), (1024, 704)) if bench.device.type == "cuda" else ((128, 128),):
         print(f"decode step         {1000 * bench.decode(B, min(length, config.max_len)):8.1f} ms for {B} documents of {min(length, config.max_len)} tokens")
     if bench.device.type == "cuda":
         rate = bench.product_rate()
-        print(f"a large product reaches {rate / 1e12:.0f} TFLOP/s here: the step is at {flops / step / rate:.0%} of it; "
-              f"peak memory {torch.cuda.max_memory_allocated() / 2 ** 30:.1f} GiB")
+        print(f"a large product reaches {rate / 1e12:.0f} TFLOP/s here: the step is at {flops / step / rate:.0%} of it")
         print("kernels, ms a step: " + ", ".join(f"{kind} {ms:.1f}" for kind, ms in bench.kernels(items).items()))
 
 

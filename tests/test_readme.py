@@ -78,8 +78,10 @@ def test_arc1_is_what_was_measured():
         row = next(line for line in README.splitlines() if line.startswith(f"| **nanoARC, {name}**"))
         assert len(found) == 1 and found[0]["times_scored"] == 1 and found[0]["tasks"] == 400
         assert f"**{100 * found[0]['pass2']:.1f}**" in row
-    levers = json.loads((ROOT / "results" / "arc1" / "levers.json").read_text())["runs"].values()
+    levers = json.loads((ROOT / "results" / "arc1" / "levers.json").read_text())
+    levers = [*levers["equal_time"]["runs"].values(), *list(levers["earlier"]["runs"].values())[-2:]]
     rows = [line.split("|") for line in README.split("| lever |")[1].split("\n\n")[0].splitlines()[2:]]
+    assert [int(row[2].replace(",", "")) for row in rows] == [m["steps"] for m in levers]
     assert [[float(x) for x in row[4:6]] for row in rows] == [[round(100 * m[key], 1) for key in ("pass1_view", "pass2")] for m in levers]
 
 

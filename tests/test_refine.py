@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -335,7 +336,7 @@ def test_bad_input(again, first, tmp_path, case):
 
 def test_nothing_to_learn_from(again, monkeypatch):
     monkeypatch.setattr(refine, "teacher_forced", lambda model, exam, *_: {"exact": np.ones(len(exam.asked))})
-    monkeypatch.setattr(refine, "draft", lambda *_, **__: ([], 0))
+    monkeypatch.setattr(refine, "draft", lambda *_, **__: ([], SimpleNamespace(asked=[])))
     with pytest.raises(UserError, match="of 60 tasks that it never saw it drafts none wrong.*--refine_tasks"):
         again()
 

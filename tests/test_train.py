@@ -20,6 +20,7 @@ from conftest import (ROOT, TINY, batch_of, checkpoint, equal, filled_model, fla
 from data.batch import IGNORE, Generated
 from model import GPT, from_checkpoint
 from optim import OPTIMIZERS, Muon, Optimizer, averaged, learning_rate, orthogonal
+from replay import Recorded
 
 CONFIGS = sorted(path.name for path in (ROOT / "config").glob("[!_]*.py"))
 
@@ -335,7 +336,7 @@ class Replayed:
         kept = [p.grad for p in self.recorded.parameters]
         for p in self.recorded.parameters:
             p.grad = None
-        self.out.copy_(self.recorded.work(train.Batch(*self.reads[:-1]), self.reads[-1]))
+        self.out.copy_(self.recorded.work(*self.reads))
         for p, grad, old in zip(self.recorded.parameters, self.grads, kept):
             grad.copy_(p.grad)
             p.grad = old
@@ -344,12 +345,12 @@ class Replayed:
 def test_a_recorded_step_leaves_the_gradients_of_a_plain_one_whatever_its_micro_batches(monkeypatch):
     def record(self, inputs):
         graph = Replayed(self, [x.clone() for x in inputs])
-        return self.work(train.Batch(*inputs[:-1]), inputs[-1]), (graph, graph.reads, graph.out, graph.grads)
-    monkeypatch.setattr(train.Recorded, "record", record)
+        return self.work(*inputs), (graph, graph.reads, graph.out, graph.grads)
+    monkeypatch.setattr(Recorded, "record", record)
     config, device = Config(max_steps=5, batch_tokens=2048, max_len=640), torch.device("cpu")
     data, model = Generated(config, ["1d_fill"], set()), GPT(tiny_shape(frame=64, max_len=640))
     plain, static = (train.Backward(config, model, data, device) for _ in range(2))
-    static.static, static.work = True, train.Recorded(static.part, model.parameters())
+    static.static, static.work = True, Recorded(static.part, model.parameters())
     for micro in (2048, 640):                                  # one batch a step; then several, and those recorded are of no use any more
         for item in data.stream(0, 0):
             got = []
@@ -357,7 +358,7 @@ def test_a_recorded_step_leaves_the_gradients_of_a_plain_one_whatever_its_micro_
                 got.append([backward(item, micro), *(p.grad.clone() for p in model.parameters())])
                 model.zero_grad()
             assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-6) for a, b in zip(*got))
-        assert {tokens for tokens, _ in static.work.graphs} == {micro} and len(static.work.graphs) < 3
+        assert {shapes[0][0] for shapes in static.work.graphs} == {micro} and len(static.work.graphs) < 3
 
 
 @pytest.mark.parametrize("step, dropout", [(0, 0.0), (0, 0.2), (2, 0.0)])
