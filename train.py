@@ -27,7 +27,7 @@ from config import UserError
 from data import arc, oned, show
 from data.batch import IGNORE, QUERY, Batch, FromTasks, Generated, bins, gather, known_pairs, send
 from data.exam import Exam, questions
-from data.score import as_draft, score, submission, write_json
+from data.score import as_draft, score, submission, vote, write_json
 from data.sources import load_data
 from model import GPT, Shape, check_shape, generate, has_varlen, load_checkpoint, save_checkpoint
 from optim import Optimizer, averaged, learning_rate
@@ -137,6 +137,33 @@ def draft(model, tasks, config, rows, device, say=print, mend=False, temperature
         say(f"  {len(asked) - len(exam.where)} of {len(asked)} prompts do not fit: prompt + max_answer ({config.max_answer}) > max_len "
             f"({config.max_len}); they count as failed")
     return [as_draft(tasks[t].id, i, v, s, table, answers.get(q), mend) for q, (t, i, v, s, table) in enumerate(asked)], exam
+
+
+def rate(model, tasks, drafts, config, rows, device):
+    """Where views disagree, drafts whose votes do not count, and whose logp is the mean, over rate_views views, of the log-probability of
+    their whole grid: one that all views find likely wins over one that some happened to draft (Franzen et al., arXiv 2505.07859)."""
+    groups, candidates, number, asked = defaultdict(list), [], {}, []
+    for draft in drafts:
+        groups[draft.task, draft.test].append(draft)
+    ranked = {key: vote(group) for key, group in groups.items()}
+    name = lambda task, i, grid: (task, i, grid.shape, grid.tobytes())
+    for t, i, *view in questions(tasks, config.rate_views, config):
+        task, grids = tasks[t], ranked.get((tasks[t].id, i), [])
+        for grid in grids if len(grids) > 1 else []:
+            c = number.setdefault(name(task.id, i, grid), len(candidates))
+            if c == len(candidates):
+                candidates.append(task._replace(train=task.train[:config.demos], test=[(task.test[i][0], grid)]))
+            asked.append((c, 0, *view))
+    if not asked:
+        return drafts
+    got = teacher_forced(model, Exam(candidates, asked, config, rows, False, device), config, device)
+    total, views = np.zeros((2, len(candidates)))
+    for (c, *_), nll, n in zip(asked, got["nll"], got["n"]):
+        total[c] += nll
+        views[c] += n > 0                                      # it may not fit under all of them
+    logp = np.where(views > 0, -total / np.maximum(views, 1), -np.inf)
+    found = [None if d.grid is None else number.get(name(d.task, d.test, d.grid)) for d in drafts]
+    return [d if c is None else d._replace(weight=0.0, logp=float(logp[c])) for d, c in zip(drafts, found)]
 
 
 def examine(model, exam, config, rows, device, log, step):
@@ -266,7 +293,7 @@ def clock(seconds):
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
-MAY_CHANGE = ("out_dir", "overwrite", "resume", "init_from", "device", "compile", "workers", "log_every", "keep_every", "views",
+MAY_CHANGE = ("out_dir", "overwrite", "resume", "init_from", "device", "compile", "workers", "log_every", "keep_every", "views", "rate_views",
               "draft_tokens", "micro_tokens")  # knobs that do not change what is trained
 
 
@@ -408,6 +435,9 @@ def test(config, model, tasks, rows, device, log, step):
     begun = time.time()
     drafts, exam = draft(model, tasks, config, rows, device, log)
     metrics, attempts = score(tasks, drafts)
+    if config.rate_views:
+        counted, (metrics, attempts) = metrics, score(tasks, rate(model, tasks, drafts, config, rows, device))
+        metrics.update({f"{key}_counted": counted[key] for key in ("pass1", "pass2") if key in counted})
     write_json(log.folder / "submission.json", submission(tasks, attempts))
     log(f"drafts: {len(drafts)} in {clock(time.time() - begun)}, {metrics['failed_drafts']:.1%} of them no grid; {exam.left_out} demonstrations "
         f"did not fit; attempts are in {log.folder / 'submission.json'}")

@@ -21,7 +21,7 @@ def names(text):
 
 
 RANGES = (                                                     # knobs, the least and the most they may be
-    ("max_steps demos keep_every micro_tokens frame", 0, 10 ** 9),
+    ("max_steps demos keep_every micro_tokens frame rate_views", 0, 10 ** 9),
     ("batch_tokens n_layer n_head n_kv_head n_embd n_mlp views draft_tokens eval_every log_every oned_eval oned_min_width", 1, 10 ** 9),
     ("refine_steps", 0, 10 ** 9), ("refine_tasks refine_views refine_layers refine_loops", 1, 10 ** 9), ("refine_temperature", 0, 10),
     ("refine_right refine_corrupt", 0, 1), ("refine_wrong", 1, 1000), ("max_len", 8, 10 ** 9), ("max_answer", 2, 10 ** 9), ("seed", 0, 2 ** 31 - 1), ("workers", -1, 256),
@@ -63,7 +63,7 @@ class Config:
     oned_eval: int = 25             # tasks a family in val, and as many in test
 
     # -- the network (model.py)
-    encoding: str = "quadtree"      # a name in encodings/index.py
+    encoding: str = "quadtree"      # a name in encodings/index.py; "quadtree+rope3d" is both
     n_layer: int = 4
     n_head: int = 2                 # heads; n_embd / n_head must be even for rotary encodings
     n_kv_head: int = 2              # grouped-query attention: n_head / n_kv_head heads share a key and a value
@@ -88,6 +88,7 @@ class Config:
     # -- evaluation
     eval_every: int = 400           # steps
     views: int = 4                  # distinct views drafted and voted on a test input
+    rate_views: int = 0             # drafts are ranked by how likely their grid is under so many views; 0: by how many views drafted it
     draft_tokens: int = 32768       # tokens of the documents decoded at once, about: what memory for keys and values allows
 
     # -- the refinement network (refine.py), in out_dir/refine; what is not here it takes from above

@@ -66,7 +66,8 @@ class Documents(NamedTuple):
         """The documents numbered `which`, renumbered."""
         number = np.full(len(self.labels), -1)
         number[which] = np.arange(len(which))
-        order = np.concatenate([np.flatnonzero(self.segments[:, 2] == d) for d in which]) if len(which) else []
+        ends = np.searchsorted(self.segments[:, 2], [which, np.add(which, 1)]).T                 # segments stand in the order of documents
+        order = np.concatenate([np.arange(*end) for end in ends]) if len(which) else []
         segments = self.segments[order].copy()
         segments[:, 2] = number[segments[:, 2]]
         return Documents(segments, self.tables[which], self.labels[which])
@@ -101,13 +102,13 @@ def fit_demos(lengths, query, limit):
 
 
 def bins(lengths, capacity):
-    """Share documents out among as few micro-batches as a first-fit finds: a list of lists of document numbers."""
+    """Share documents out among few micro-batches, each to the first of the last 16 that has room: a list of lists of their numbers."""
     out, room = [], []
     for d, length in enumerate(lengths):
         if length > capacity:
             raise UserError(f"a document of {length} tokens, and only {capacity} are processed at once: raise --micro_tokens "
                             "or --batch_tokens, or lower --max_len")
-        spot = next((b for b, left in enumerate(room) if length <= left), None)
+        spot = next((b for b in range(max(0, len(out) - 16), len(out)) if length <= room[b]), None)
         if spot is None:
             out.append([])
             room.append(capacity)

@@ -2,6 +2,8 @@
 import torch
 from torch import nn
 
+from config import UserError
+
 
 class Encoding(nn.Module):
     """Tells the network where a token is. A subclass gives features, or angles, or both.
@@ -34,6 +36,22 @@ class Encoding(nn.Module):
 
     def angles(self, coords):
         return None
+
+
+class Together(nn.Module):
+    """Several encodings at once: what they add is summed; one of them at most may turn queries and keys."""
+
+    def __init__(self, parts, name):
+        super().__init__()
+        self.parts, self.dim = nn.ModuleList(parts), sum(part.dim for part in parts)
+        if sum(part.angles(torch.zeros(1, 4, dtype=torch.long)) is not None for part in parts) > 1:
+            raise UserError(f"encoding {name!r}: only one of its parts may be rotary")
+
+    def forward(self, coords):
+        return sum(part(coords) for part in self.parts)
+
+    def angles(self, coords):
+        return next((found for found in (part.angles(coords) for part in self.parts) if found is not None), None)
 
 
 def turns(position, count, base):

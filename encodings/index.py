@@ -3,6 +3,7 @@ import difflib
 import importlib
 
 from config import UserError
+from .base import Together
 
 ENCODINGS = {                                                  # name: file.Class
     "none": "none.NoEncoding",
@@ -17,9 +18,15 @@ ENCODINGS = {                                                  # name: file.Clas
 
 
 def build(shape):
-    """The encoding named shape.encoding, for a network of that shape."""
-    if shape.encoding not in ENCODINGS:
-        near = difflib.get_close_matches(shape.encoding, ENCODINGS, 1, 0)[0]
-        raise UserError(f"no encoding {shape.encoding!r}; did you mean {near}? There are {', '.join(ENCODINGS)}")
-    file, _, name = ENCODINGS[shape.encoding].partition(".")
-    return getattr(importlib.import_module(f".{file}", __package__), name)(shape)
+    """The encoding named shape.encoding, for a network of that shape; "quadtree+rope3d" is both."""
+    parts = [find(name)(shape) for name in shape.encoding.split("+")]
+    return parts[0] if len(parts) == 1 else Together(parts, shape.encoding)
+
+
+def find(name):
+    """The class of an encoding."""
+    if name not in ENCODINGS:
+        near = difflib.get_close_matches(name, ENCODINGS, 1, 0)[0]
+        raise UserError(f"no encoding {name!r}; did you mean {near}? There are {', '.join(ENCODINGS)}; a+b is both")
+    file, _, kind = ENCODINGS[name].partition(".")
+    return getattr(importlib.import_module(f".{file}", __package__), kind)

@@ -126,7 +126,18 @@ def test_rotated_products_depend_on_differences_only(name):
 # --------------------------------------------------------------------------------------------------------------------
 # By name
 
-@pytest.mark.parametrize("name", ENCODINGS)
+def test_two_encodings_are_their_sum_and_one_of_them_may_turn():
+    torch.manual_seed(0)
+    both, coords = build(tiny_shape(encoding="quadtree+onehot+rope3d")), torch.randint(0, 8, (20, 4))
+    quadtree, onehot, rope = both.parts
+    assert torch.equal(both(coords), quadtree(coords) + onehot(coords)) and both(coords).any() and both.dim == quadtree.dim + 16
+    assert torch.equal(both.angles(coords), rope.angles(coords))
+    assert build(tiny_shape(encoding="none+quadtree")).angles(coords) is None
+    with pytest.raises(UserError, match="'rope\\+rope2d': only one of its parts may be rotary"):
+        build(tiny_shape(encoding="rope+rope2d"))
+
+
+@pytest.mark.parametrize("name", [*ENCODINGS, "quadtree+rope3d"])
 def test_every_encoding_trains(run, tmp_path, name):
     metrics = run(encoding=name, log_every=1)
     assert metrics["step"] == 2 and 1 < metrics["loss"] < 4

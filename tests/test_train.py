@@ -17,7 +17,10 @@ import train
 from config import Config, UserError
 from conftest import (ROOT, TINY, batch_of, checkpoint, equal, filled_model, flags, flip_tasks, make_task, parameters,
                       position_parameters, records, tiny_shape, write_tasks)
+from data import arc
 from data.batch import IGNORE, Generated
+from data.exam import questions
+from data.score import Draft, vote
 from model import GPT, from_checkpoint
 from optim import OPTIMIZERS, Muon, Optimizer, averaged, learning_rate, orthogonal
 from replay import Recorded
@@ -323,6 +326,38 @@ def runs_out(monkeypatch, numbers, error=None):
             raise error or torch.OutOfMemoryError("injected")
         return result
     monkeypatch.setattr(train.Backward, "__call__", backward)
+
+
+@torch.no_grad()
+def test_rated_drafts_are_ranked_by_their_likelihood_under_all_views():
+    task, other = flip_tasks(2)
+    model, device = filled_model(tiny_shape(max_len=128)).eval(), torch.device("cpu")
+    config = Config(max_len=128, max_answer=40, symmetries=True, demos=1, rate_views=5, micro_tokens=256)
+    a, b, c = task.test[0][1], task.test[0][1].copy(), np.tile(task.test[0][1], (2, 1))
+    b[0, 0] = 9 - b[0, 0]
+    drafts = [Draft(task.id, 0, v, grid, -0.5) for v, grid in enumerate([a, a, b, None, c])] + [Draft(other.id, 0, 0, a, -0.3)]
+    rated = train.rate(model, [task, other], drafts, config, {}, device)
+    assert rated[-1] is drafts[-1] and rated[3] is drafts[3]                          # nothing to choose from; no grid
+    expected = {}
+    for grid in (a, b, c):
+        values = []
+        for _, _, _, s, table in questions([task], 5, config):
+            shown = arc.view_task(task._replace(train=task.train[:1], test=[(task.test[0][0], grid)]), s, table)
+            batch = batch_of([shown])
+            logp = model(batch.tokens, batch.coords, batch.docs, batch.labels).log_softmax(-1)
+            at = batch.query.bool()
+            values.append(float(logp[at].gather(1, batch.targets[at][:, None]).sum()))
+        expected[grid.tobytes() + bytes(grid.shape)] = np.mean(values)
+    for draft in rated[:3] + rated[4:5]:
+        assert draft.weight == 0 and np.isclose(draft.logp, expected[draft.grid.tobytes() + bytes(draft.grid.shape)], rtol=1e-4)
+    order = [grid.tobytes() + bytes(grid.shape) for grid in vote(rated[:5])]
+    assert order == sorted(expected, key=expected.get, reverse=True) and len(order) == 3
+
+
+def test_rated_and_counted_votes_stand_side_by_side(run, tmp_path):
+    metrics = run(rate_views=3, max_steps=4, views=6)
+    counted = run(out="counted", rate_views=0, max_steps=4, views=6)
+    assert metrics["pass2_counted"] == counted["pass2"] and metrics["oracle"] == counted["oracle"] and "pass2_counted" not in counted
 
 
 class Replayed:
