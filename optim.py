@@ -40,12 +40,17 @@ class Muon(torch.optim.Optimizer):
             for p, row in zip(ps, stack):
                 p.data = row
 
+    def stacked(self):
+        """-> (group, its weights (n, rows, columns))."""
+        for group, stack in zip(self.param_groups, self.stacks):
+            assert all(p.data_ptr() == row.data_ptr() for p, row in zip(group["params"], stack.unbind())), "weights were moved after their optimizer was made"
+            yield group, stack
+
     @torch.no_grad()
     def step(self):
-        for group, y in zip(self.param_groups, self.stacks):
+        for group, y in self.stacked():
             params, beta = group["params"], group["average"]
             state, grad = self.state[params[0]], torch.stack([p.grad for p in params])
-            assert y.data_ptr() == params[0].data_ptr(), "the weights were moved after their optimizer was made"
             if not state:
                 state.update(momentum=torch.zeros_like(y), **({"z": y.clone()} if beta else {}))
             state["momentum"].lerp_(grad, 1 - group["momentum"])
@@ -64,7 +69,7 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def eval(self):
         """From y to x, the average; what `averaged` below undoes."""
-        for group, y in zip(self.param_groups, self.stacks):
+        for group, y in self.stacked():
             z = self.state[group["params"][0]].get("z")
             if z is not None and group["train_mode"]:
                 y.lerp_(z, 1 - 1 / group["average"])

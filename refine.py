@@ -17,12 +17,12 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
+import config as knobs                                         # before torch, as in train.py
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-import config as knobs
 from config import UserError, names
 from data import arc
 from data.arc import COLORS, ROW, START, pair_key

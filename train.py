@@ -17,12 +17,11 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+import config as knobs                                         # before torch: it says how torch takes memory
 import numpy as np
-os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")     # read by torch; drafting reserves 26 GiB instead of 45
-import torch                                                                     # noqa: E402
+import torch
 import torch.nn.functional as F
 
-import config as knobs
 from config import UserError
 from data import arc, oned, show
 from data.batch import IGNORE, QUERY, Batch, FromTasks, Generated, bins, gather, known_pairs, send
@@ -140,30 +139,29 @@ def draft(model, tasks, config, rows, device, say=print, mend=False, temperature
 
 
 def rate(model, tasks, drafts, config, rows, device):
-    """Where views disagree, drafts whose votes do not count, and whose logp is the mean, over rate_views views, of the log-probability of
-    their whole grid: one that all views find likely wins over one that some happened to draft (Franzen et al., arXiv 2505.07859)."""
-    groups, candidates, number, asked = defaultdict(list), [], {}, []
+    """Where views drafted different grids, these are ranked by the mean log-probability of the whole grid under rate_views views, and not by
+    votes (Franzen et al., arXiv 2505.07859). -> drafts whose weight is 0 and whose logp is that mean; the others as they are."""
+    groups, number, candidates, asked, logps = defaultdict(list), {}, [], [], {}
     for draft in drafts:
         groups[draft.task, draft.test].append(draft)
     ranked = {key: vote(group) for key, group in groups.items()}
-    name = lambda task, i, grid: (task, i, grid.shape, grid.tobytes())
     for t, i, *view in questions(tasks, config.rate_views, config):
         task, grids = tasks[t], ranked.get((tasks[t].id, i), [])
-        for grid in grids if len(grids) > 1 else []:
-            c = number.setdefault(name(task.id, i, grid), len(candidates))
-            if c == len(candidates):
-                candidates.append(task._replace(train=task.train[:config.demos], test=[(task.test[i][0], grid)]))
-            asked.append((c, 0, *view))
+        if len(grids) > 1:
+            if (task.id, i) not in number:
+                number[task.id, i] = len(candidates)
+                candidates.append(task._replace(train=task.train[:config.demos], test=[(task.test[i][0], grid) for grid in grids]))
+            asked += [(number[task.id, i], k, *view) for k in range(len(grids))]
     if not asked:
         return drafts
-    got = teacher_forced(model, Exam(candidates, asked, config, rows, False, device), config, device)
-    total, views = np.zeros((2, len(candidates)))
-    for (c, *_), nll, n in zip(asked, got["nll"], got["n"]):
-        total[c] += nll
-        views[c] += n > 0                                      # it may not fit under all of them
-    logp = np.where(views > 0, -total / np.maximum(views, 1), -np.inf)
-    found = [None if d.grid is None else number.get(name(d.task, d.test, d.grid)) for d in drafts]
-    return [d if c is None else d._replace(weight=0.0, logp=float(logp[c])) for d, c in zip(drafts, found)]
+    got, of = teacher_forced(model, Exam(candidates, asked, config, rows, False, device), config, device), np.array([c for c, *_ in asked])
+    for key, c in number.items():
+        nll, n = (got[name][of == c].reshape(-1, len(ranked[key])) for name in ("nll", "n"))            # (views, grids)
+        fit = (n > 0).all(1)                                   # views under which each of them fits
+        if fit.any():
+            logps[key] = {(grid.shape, grid.tobytes()): -mean for grid, mean in zip(ranked[key], nll[fit].mean(0))}
+    return [d if d.grid is None or (d.task, d.test) not in logps else
+            d._replace(weight=0.0, logp=float(logps[d.task, d.test][d.grid.shape, d.grid.tobytes()])) for d in drafts]
 
 
 def examine(model, exam, config, rows, device, log, step):
@@ -268,16 +266,16 @@ class Backward:
         self.config, self.data, self.device = config, data, device
         self.static = config.compile and has_varlen(device, torch.float32 if config.dtype == "float32" else torch.bfloat16)
         self.network = torch.compile(model, dynamic=False) if self.static else model
-        self.work = Recorded(self.part, model.parameters()) if self.static else self.part
+        self.work = Recorded(model.parameters()) if self.static else lambda work, *inputs: work(*inputs)
 
     def __call__(self, item, micro):
         pairs, docs = item
         pairs = self.data.store if pairs is None else pairs.to(self.device)
         fill = dict(capacity=micro, max_len=self.config.max_len) if self.static else {}
         targets = send(torch.tensor([docs.targets(), docs.targets(QUERY)]), self.device)
-        return sum(self.work(*gather(pairs, docs.take(part), **fill), targets) for part in bins(docs.lengths(), micro))
+        return sum(self.work(self.micro_batch, *gather(pairs, docs.take(which), **fill), targets) for which in bins(docs.lengths(), micro))
 
-    def part(self, *inputs):
+    def micro_batch(self, *inputs):
         batch, targets = Batch(*inputs[:-1]), inputs[-1]
         if self.static:
             torch._dynamo.mark_dynamic(batch.docs, 0)          # the number of documents is of no account: still compiled once
@@ -435,12 +433,14 @@ def test(config, model, tasks, rows, device, log, step):
     begun = time.time()
     drafts, exam = draft(model, tasks, config, rows, device, log)
     metrics, attempts = score(tasks, drafts)
-    if config.rate_views:
-        counted, (metrics, attempts) = metrics, score(tasks, rate(model, tasks, drafts, config, rows, device))
-        metrics.update({f"{key}_counted": counted[key] for key in ("pass1", "pass2") if key in counted})
     write_json(log.folder / "submission.json", submission(tasks, attempts))
     log(f"drafts: {len(drafts)} in {clock(time.time() - begun)}, {metrics['failed_drafts']:.1%} of them no grid; {exam.left_out} demonstrations "
         f"did not fit; attempts are in {log.folder / 'submission.json'}")
+    if config.rate_views:
+        counted, (metrics, attempts) = metrics, score(tasks, rate(model, tasks, drafts, config, rows, device))
+        metrics.update({f"{key}_counted": counted[key] for key in ("pass1", "pass2") if key in counted})
+        write_json(log.folder / "submission.json", submission(tasks, attempts))
+        log(f"attempts are ranked anew, by their likelihood under {config.rate_views} views; {clock(time.time() - begun)} so far")
     longer = sum(b is not None and len(arc.encode_grid(b)) + 1 > config.max_answer for task in tasks for _, b in task.test)
     if longer:
         log(f"  {longer} answers are longer than max_answer = {config.max_answer} tokens and cannot be drafted; raise it")

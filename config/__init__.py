@@ -5,10 +5,14 @@ A config file is a list of plain assignments; `--key=value` on the command line 
 """
 import ast
 import difflib
+import os
 import runpy
 import types
 from dataclasses import dataclass, fields
 from pathlib import Path
+
+
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")     # torch reads it when imported; drafting reserves 26 GiB, not 45
 
 
 class UserError(ValueError):
@@ -88,7 +92,7 @@ class Config:
     # -- evaluation
     eval_every: int = 400           # steps
     views: int = 4                  # distinct views drafted and voted on a test input
-    rate_views: int = 0             # drafts are ranked by how likely their grid is under so many views; 0: by how many views drafted it
+    rate_views: int = 0             # train.py ranks drafts by how likely their grid is under so many views; 0: by how many views drafted it
     draft_tokens: int = 32768       # tokens of the documents decoded at once, about: what memory for keys and values allows
 
     # -- the refinement network (refine.py), in out_dir/refine; what is not here it takes from above
@@ -113,7 +117,7 @@ class Config:
     # -- the machine
     device: str = ""                # cuda, mps, cpu; empty: the first of these that works
     dtype: str = ""                 # autocast: bfloat16 or float32; empty: bfloat16 on CUDA, float32 elsewhere
-    compile: bool = True            # torch.compile, on CUDA only
+    compile: bool = True            # torch.compile and CUDA graphs, on CUDA only
     workers: int = -1               # processes that prepare batches (one at most for tasks from files); -1: 4 on CUDA, else 0
     log_every: int = 100             # steps
     keep_every: int = 0             # steps between snapshots that are kept (for refine.py); 0: none

@@ -52,7 +52,7 @@ class Documents(NamedTuple):
     segments: np.ndarray           # (S, 7): start, length, document, slot, index of its first token, kind, targets
     tables: np.ndarray             # (D, 14): the colour permutation
     labels: np.ndarray             # (D, 2): task row, symmetry
-    left_out: int = 0              # demonstrations that did not fit, in these and all before them
+    left_out: int = 0              # demonstrations that had not fitted when these were made, of all documents so far
 
     def lengths(self):
         return np.bincount(self.segments[:, 2], self.segments[:, 1], len(self.labels)).astype(int)
@@ -248,7 +248,7 @@ class FromTasks(torch.utils.data.IterableDataset):
     WINDOW = 64
 
     def __init__(self, tasks, config, rows, device):
-        self.config, self.rows, self.tasks, self.left_out = config, rows, tasks, 0
+        self.config, self.rows, self.tasks, self.left_out, self.first = config, rows, tasks, 0, 0
         pairs, self.numbers = [], []
         for task in tasks:
             known = [pair for pair in known_pairs(task) if not held_out(pair, config.fold)]

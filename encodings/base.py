@@ -39,16 +39,20 @@ class Encoding(nn.Module):
 
 
 class Together(nn.Module):
-    """Several encodings at once: what they add is summed; one of them at most may turn queries and keys."""
+    """Several encodings at once: what they add is summed, no louder than one; one of them at most may turn queries and keys."""
 
     def __init__(self, parts, name):
         super().__init__()
         self.parts, self.dim = nn.ModuleList(parts), sum(part.dim for part in parts)
-        if sum(part.angles(torch.zeros(1, 4, dtype=torch.long)) is not None for part in parts) > 1:
+        here = torch.zeros(1, 4, dtype=torch.long)
+        self.loudness = max(1, sum(isinstance(part(here), torch.Tensor) for part in parts)) ** -0.5
+        if len(set(name.split("+"))) < len(parts):
+            raise UserError(f"encoding {name!r}: one of its parts stands there twice")
+        if sum(part.angles(here) is not None for part in parts) > 1:
             raise UserError(f"encoding {name!r}: only one of its parts may be rotary")
 
     def forward(self, coords):
-        return sum(part(coords) for part in self.parts)
+        return self.loudness * sum(part(coords) for part in self.parts)
 
     def angles(self, coords):
         return next((found for found in (part.angles(coords) for part in self.parts) if found is not None), None)

@@ -14,11 +14,11 @@ from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+import config as knobs                                         # before torch, as in train.py
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-import config as knobs
 import model as network
 import train
 from data import oned
@@ -148,7 +148,7 @@ def main(argv, rounds=15):
               f"{np.mean([docs.lengths().sum() / padded(docs).lengths().sum() for _, docs in items]):.0%} of the tokens are useful")
         print(f"end to end / padded = {statistics.median(w / n for n, w in zip(narrow, wide)):.2f}x")
     if bench.device.type == "cuda":
-        print(f"peak memory         {torch.cuda.max_memory_allocated() / 2 ** 30:8.1f} GiB in training")
+        print(f"peak memory         {torch.cuda.max_memory_reserved() / 2 ** 30:8.1f} GiB in training, what torch holds in reserve included")
     for B, length in ((64, 256), (1024, 704)) if bench.device.type == "cuda" else ((128, 128),):
         print(f"decode step         {1000 * bench.decode(B, min(length, config.max_len)):8.1f} ms for {B} documents of {min(length, config.max_len)} tokens")
     if bench.device.type == "cuda":

@@ -1,10 +1,12 @@
 """The pipeline as a user runs it: configs, training, resume, checkpoints, evaluation, what a run leaves."""
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from dataclasses import fields
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import torch.nn.functional as F
 from schedulefree import ScheduleFreeWrapper
 
 import config as knobs
+import replay
 import train
 from config import Config, UserError
 from conftest import (ROOT, TINY, batch_of, checkpoint, equal, filled_model, flags, flip_tasks, make_task, parameters,
@@ -330,62 +333,94 @@ def runs_out(monkeypatch, numbers, error=None):
 
 @torch.no_grad()
 def test_rated_drafts_are_ranked_by_their_likelihood_under_all_views():
+    """Two queries, a task embedding, a grid that fits under some views only: as one by one by hand."""
     task, other = flip_tasks(2)
-    model, device = filled_model(tiny_shape(max_len=128)).eval(), torch.device("cpu")
-    config = Config(max_len=128, max_answer=40, symmetries=True, demos=1, rate_views=5, micro_tokens=256)
-    a, b, c = task.test[0][1], task.test[0][1].copy(), np.tile(task.test[0][1], (2, 1))
-    b[0, 0] = 9 - b[0, 0]
-    drafts = [Draft(task.id, 0, v, grid, -0.5) for v, grid in enumerate([a, a, b, None, c])] + [Draft(other.id, 0, 0, a, -0.3)]
-    rated = train.rate(model, [task, other], drafts, config, {}, device)
+    task = task._replace(test=[task.train[0], task.train[1]])
+    model, device, rows = filled_model(tiny_shape(max_len=128, n_tasks=3)).eval(), torch.device("cpu"), {task.id: 2}
+    config = Config(max_len=128, max_answer=15, symmetries=True, demos=1, rate_views=6, micro_tokens=256, task_embed=True)
+    a, b, c = np.array([[1, 2, 3]]), np.array([[1, 2, 4]]), np.ones((1, 9), int)         # lying 11 tokens, standing 19
+    drafts = [Draft(task.id, i, v, grid, -0.5) for i in (0, 1) for v, grid in enumerate([a, a, b, None, c][:5 - i])]
+    drafts.append(Draft(other.id, 0, 0, a, -0.3))
+    rated = train.rate(model, [task, other], drafts, config, rows, device)
     assert rated[-1] is drafts[-1] and rated[3] is drafts[3]                          # nothing to choose from; no grid
-    expected = {}
-    for grid in (a, b, c):
-        values = []
-        for _, _, _, s, table in questions([task], 5, config):
-            shown = arc.view_task(task._replace(train=task.train[:1], test=[(task.test[0][0], grid)]), s, table)
-            batch = batch_of([shown])
-            logp = model(batch.tokens, batch.coords, batch.docs, batch.labels).log_softmax(-1)
-            at = batch.query.bool()
-            values.append(float(logp[at].gather(1, batch.targets[at][:, None]).sum()))
-        expected[grid.tobytes() + bytes(grid.shape)] = np.mean(values)
-    for draft in rated[:3] + rated[4:5]:
-        assert draft.weight == 0 and np.isclose(draft.logp, expected[draft.grid.tobytes() + bytes(draft.grid.shape)], rtol=1e-4)
-    order = [grid.tobytes() + bytes(grid.shape) for grid in vote(rated[:5])]
-    assert order == sorted(expected, key=expected.get, reverse=True) and len(order) == 3
+    for i, grids in ((0, [a, b, c]), (1, [a, b])):
+        views = [(s, table) for _, test, _, s, table in questions([task], 6, config) if test == i]
+        views = [(s, table) for s, table in views if all(arc.encode_pair((x, y))[0].size - arc.encode_pair((x, y))[1] <= 15
+                                                         for g in grids for x, y in arc.view_task(task._replace(test=[(task.test[i][0], g)]), s, table).test)]
+        expected = []
+        for grid in grids:
+            values = []
+            for s, table in views:
+                batch = batch_of([arc.view_task(task._replace(train=task.train[:1], test=[(task.test[i][0], grid)]), s, table)])
+                labels = torch.tensor([[2, s]]).repeat(len(batch.tokens), 1)
+                logp, at = model(batch.tokens, batch.coords, batch.docs, labels).log_softmax(-1), batch.query.bool()
+                values.append(float(logp[at].gather(1, batch.targets[at][:, None]).sum()))
+            expected.append(np.mean(values))
+        assert 0 < len(views) and (len(views) < 6) == (len(grids) == 3)
+        mine = [d for d in rated[:-1] if d.test == i and d.grid is not None]
+        for draft in mine:
+            k = next(k for k, grid in enumerate(grids) if np.array_equal(draft.grid, grid))
+            assert draft.weight == 0 and np.isclose(draft.logp, expected[k], rtol=1e-4)
+        order = [next(k for k, grid in enumerate(grids) if np.array_equal(grid, g)) for g in vote(mine)]
+        assert order == sorted(range(len(grids)), key=lambda k: -expected[k])
 
 
-def test_rated_and_counted_votes_stand_side_by_side(run, tmp_path):
-    metrics = run(rate_views=3, max_steps=4, views=6)
-    counted = run(out="counted", rate_views=0, max_steps=4, views=6)
-    assert metrics["pass2_counted"] == counted["pass2"] and metrics["oracle"] == counted["oracle"] and "pass2_counted" not in counted
+def test_ranking_by_likelihood_changes_the_attempts(run, monkeypatch):
+    """The wrong grid has more votes, and all views find the right one likely."""
+    def draft(model, tasks, *_, **__):
+        wrong = lambda answer: np.where(answer == 1, 2, 1)
+        drafts = [Draft(t.id, 0, v, grid, -0.1) for t in tasks for v, grid in enumerate([wrong(t.test[0][1])] * 2 + [wrong(t.test[0][1].T)] * 2
+                                                                                       + [t.test[0][1]])]
+        return drafts, SimpleNamespace(left_out=0)
+    monkeypatch.setattr(train, "draft", draft)
+    real = train.teacher_forced
+    metrics = {}
+    for name, rate_views in (("counted", 0), ("rated", 3)):
+        monkeypatch.setattr(train, "teacher_forced", real)
+        if rate_views:
+            def forced(model, exam, *rest):
+                got = real(model, exam, *rest)
+                if all(exam.tasks[t].test[i][1] is not None for t, i, *_ in exam.asked) and max(i for _, i, *_ in exam.asked) > 0:
+                    got["nll"] = np.array([0.0 if i == len(exam.tasks[t].test) - 1 else 9.0 for t, i, *_ in exam.asked])
+                return got
+            monkeypatch.setattr(train, "teacher_forced", forced)
+        metrics[name] = run(out=name, rate_views=rate_views, max_steps=2)
+    assert metrics["counted"]["pass1"] == 0 and metrics["rated"]["pass1_counted"] == 0
+    assert metrics["rated"]["pass1"] == 1 and metrics["rated"]["oracle"] == metrics["counted"]["oracle"] == 1
+
+
+def test_demonstrations_that_do_not_fit_are_counted(run, tmp_path, capsys):
+    run(train=write_tasks(tmp_path / "t.json", flip_tasks(12, demos=6, most=5)), test="", val="", demos=6, max_len=140, max_answer=40, frame=8)
+    assert re.search(r"[1-9]\d* demonstrations did not fit max_len = 140 in training", capsys.readouterr().out)
 
 
 class Replayed:
     """What torch.cuda.graph would record of work, on any device: always the same memory is read and written."""
 
-    def __init__(self, recorded, reads):
-        self.recorded, self.reads = recorded, reads
+    def __init__(self, recorded, work, reads):
+        self.recorded, self.work, self.reads = recorded, work, reads
         self.out, self.grads = torch.zeros(2), [torch.zeros_like(p) for p in recorded.parameters]
 
     def replay(self):
         kept = [p.grad for p in self.recorded.parameters]
         for p in self.recorded.parameters:
             p.grad = None
-        self.out.copy_(self.recorded.work(*self.reads))
+        self.out.copy_(self.work(*self.reads))
         for p, grad, old in zip(self.recorded.parameters, self.grads, kept):
             grad.copy_(p.grad)
             p.grad = old
 
 
 def test_a_recorded_step_leaves_the_gradients_of_a_plain_one_whatever_its_micro_batches(monkeypatch):
-    def record(self, inputs):
-        graph = Replayed(self, [x.clone() for x in inputs])
-        return self.work(*inputs), (graph, graph.reads, graph.out, graph.grads)
+    def record(self, work, inputs):
+        graph = Replayed(self, work, [x.clone() for x in inputs])
+        return graph, graph.reads, graph.out, graph.grads
     monkeypatch.setattr(Recorded, "record", record)
+    monkeypatch.setattr(replay, "beside", lambda work: work())
     config, device = Config(max_steps=5, batch_tokens=2048, max_len=640), torch.device("cpu")
     data, model = Generated(config, ["1d_fill"], set()), GPT(tiny_shape(frame=64, max_len=640))
     plain, static = (train.Backward(config, model, data, device) for _ in range(2))
-    static.static, static.work = True, Recorded(static.part, model.parameters())
+    static.static, static.work = True, Recorded(model.parameters())
     for micro in (2048, 640):                                  # one batch a step; then several, and those recorded are of no use any more
         for item in data.stream(0, 0):
             got = []
