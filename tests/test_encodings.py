@@ -23,7 +23,7 @@ def features(name, row, column, **shape):
     return build(tiny_shape(encoding=name, **shape)).features(place(row, column))[0]
 
 
-@pytest.mark.parametrize("name", ["learned", "onehot", "quadtree", "sinusoidal"])
+@pytest.mark.parametrize("name", ["learned", "onehot", "quadtree", "sinusoidal", "onehot+sinusoidal+rope2d"])
 def test_all_start_equally_loud(name):
     """Root mean square 1 of what is added, over the cells of a frame: else a comparison compares loudness."""
     torch.manual_seed(0)
@@ -130,7 +130,10 @@ def test_two_encodings_are_their_sum_and_one_of_them_may_turn():
     torch.manual_seed(0)
     both, coords = build(tiny_shape(encoding="quadtree+onehot+rope3d")), torch.randint(0, 8, (20, 4))
     quadtree, onehot, rope = both.parts
-    assert torch.equal(both(coords), quadtree(coords) + onehot(coords)) and both(coords).any() and both.dim == quadtree.dim + 16
+    assert torch.allclose(both(coords), (quadtree(coords) + onehot(coords)) / 2 ** 0.5) and both(coords).any() and both.dim == quadtree.dim + 16
+    assert torch.equal(build(tiny_shape(encoding="quadtree+rope3d")).loudness * torch.ones(1), torch.ones(1))
+    with pytest.raises(UserError, match="'quadtree\\+quadtree': one of its parts stands there twice"):
+        build(tiny_shape(encoding="quadtree+quadtree"))
     assert torch.equal(both.angles(coords), rope.angles(coords))
     assert build(tiny_shape(encoding="none+quadtree")).angles(coords) is None
     with pytest.raises(UserError, match="'rope\\+rope2d': only one of its parts may be rotary"):

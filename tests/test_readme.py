@@ -96,13 +96,14 @@ def test_refinement_is_what_was_measured():
         cells = next(line for line in README.splitlines() if line.startswith(f"| {row} | ")).split(" | ")
         assert [cells[1], cells[-2], cells[-1].rstrip(" |")] == [spread([runs[seed][key] for seed in "123"])
                                                                   for runs, key in ((main, before), (main, after), (more, instead))]
-    controls = {"as above": "main", "drafts of tasks that the first network was trained on": "in_sample", "one loop instead of two": "one_loop",
+    controls = {"as above": "main_beside_controls", "drafts of tasks that the first network was trained on": "in_sample", "one loop instead of two": "one_loop",
                 "damaged answers only, no draft of a network": "synthetic", "without the draft: its size alone": "blind", "the first network's states read as they are": "frozen"}
-    rows = [line.strip("| ").split(" | ") for line in README.split("| control, seed 1 |")[1].split("\n\n")[0].splitlines()[2:]]
+    rows = [line.strip("| ").split(" | ") for line in README.split("| control, 3 seeds |")[1].split("\n\n")[0].splitlines()[2:]]
     assert len(rows) == len(controls)
     for name, *cells in rows:
-        m = of(controls[name])["1"]
-        assert cells == [f"{100 * m['single_after']:.1f}", f"{m['fixed']} / {m['broken']}", f"{100 * m['pass2_after']:.1f}"]
+        runs = [of(controls[name])[seed] for seed in "123"]
+        total = lambda key: sum(m[key] for m in runs)
+        assert cells == [spread([m["single_after"] for m in runs]), f"{total('fixed')} / {total('broken')}", spread([m["pass2_after"] for m in runs])]
 
 
 def test_tree_and_line_counts():
