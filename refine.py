@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import hashlib
 import itertools
+import shlex
 import sys
 import time
 from collections import Counter
@@ -29,6 +30,7 @@ from data.arc import COLORS, ROW, START, pair_key
 from data.batch import IGNORE, QUERY, Generated, bins, held_out, known_pairs
 from data.candidates import Candidates, Refined, best_margin, compare, decide, report
 from data.drafts import DAMAGED, RIGHT, WRONG, Drafts, damage, shown
+from data.report import write_report
 from data.score import score, submission, write_json
 from data.sources import load_data
 from model import GPT, UNREADABLE, Shape, check_shape, load_checkpoint, rebuild, save_whole
@@ -305,21 +307,21 @@ def refined(model, drafting, tasks, drafts, asked, config, rows, device):
 
 
 def solve(config, model, first, tasks, margin, device, log, step):
-    """Draft, refine, vote, score, and write submission.json. -> metrics, empty where no answer is known."""
+    """Draft, refine, vote, score, and write submission.json. -> (metrics, empty where no answer is known; attempts; those of the drafts alone)."""
     begun, rows = time.time(), rows_of(first, tasks)
     drafting = rebuild(first, device)
     result = refined(model, drafting, tasks, *drafts_of(drafting, tasks, config, rows, device, log), config, rows, device)
-    scores, attempts = score(tasks, result.after(margin))
+    (scores, attempts), (_, before) = score(tasks, result.after(margin)), score(tasks, result.before)
     write_json(log.folder / "submission.json", submission(tasks, attempts))
     log(f"{len(result.before)} drafts refined in {clock(time.time() - begun)}; attempts are in {log.folder / 'submission.json'}")
     if not scores["tasks"]:
         log("no answer of these tasks is known, so there is no score")
-        return {}
+        return {}, attempts, before
     plain = [(d, c, decide(c, margin)) for d, c in zip(result.before, result.candidates) if c is not None and d.view == 0]
     for d, grid in [(d, c.grids[k]) for d, c, k in plain if k][:3]:
         log(picture(next(t for t in tasks if t.id == d.task), grid, "refined"))
     return {**report(result, margin), "tasks": scores["tasks"], "views": config.views, "step": step, "margin": margin, "source": config.test,
-            "seconds": time.time() - begun, "times_scored": log.times_scored(config.test)}
+            "seconds": time.time() - begun, "times_scored": log.times_scored(config.test)}, attempts, before
 
 
 def check_drafter(first, config, path):
@@ -381,9 +383,10 @@ def main(argv=None):
         log(line)
     log(f"drafts by {path}, step {first['step']}; refiner: {sum(model.counts()):,} parameters, {own.n_layer} blocks, {config.refine_loops} loops")
 
-    metrics, margin = {}, found.get("margin", 0.0) if found else 0.0
+    metrics, tried, margin = {}, (), found.get("margin", 0.0) if found else 0.0
     if not config.eval_only:
-        write_json(log.folder / "config.json", {**dataclasses.asdict(own), "given": given, "versions": run.versions})
+        write_json(log.folder / "config.json", {**dataclasses.asdict(own), "given": given, "versions": run.versions,
+                                                "machine": f"{device.type} ({why})", "command": shlex.join(sys.argv) if argv is None else ""})
         made, run.more["drafts"] = cached_drafts(config, log.folder, data, path, first, {pair_key(*p) for p in known}, device, log)
         drafting = rebuild(first, device)
         networks = [rebuild(load_checkpoint(name), device) for name in names(own.refine_folds)] or [drafting]
@@ -410,11 +413,13 @@ def main(argv=None):
         metrics.update(train_minutes=run.seconds / 60)
     if data["test"]:
         with averaged(model, optimizer):
-            metrics.update(solve(own, model, first, data["test"], margin, device, log, run.step))
+            scores, *tried = solve(own, model, first, data["test"], margin, device, log, run.step)
+        metrics.update(scores)
     metrics["minutes"] = (time.time() - begun) / 60
     if "tasks" in metrics:
         log.record(kind="test", **metrics)
     log.close(metrics)
+    write_report(log, own, metrics, data["test"], *tried)
     return metrics
 
 

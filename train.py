@@ -10,6 +10,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from config import UserError
 from data import arc, oned, show
 from data.batch import IGNORE, QUERY, Batch, FromTasks, Generated, bins, gather, known_pairs, send
 from data.exam import Exam, questions
+from data.report import write_report
 from data.score import as_draft, score, submission, vote, write_json
 from data.sources import load_data
 from model import GPT, Shape, check_shape, generate, has_varlen, load_checkpoint, save_checkpoint
@@ -239,7 +241,7 @@ def prepare_folder(config):
     if old and not config.overwrite:
         raise UserError(f"out_dir {folder} already holds a run: go on with --resume, replace it with --overwrite, or name another "
                         "with --out_dir=")
-    return old + [folder / name for name in ("log.txt", "metrics.jsonl") if (folder / name).exists()]
+    return old + [folder / name for name in ("log.txt", "metrics.jsonl", "report.html") if (folder / name).exists()]
 
 
 def versions():
@@ -429,7 +431,7 @@ def train(config, model, optimizer, run, data, learn, validation, device, log):
 
 
 def test(config, model, tasks, rows, device, log, step):
-    """Draft, vote, score, and write submission.json. -> metrics, empty where no answer is known."""
+    """Draft, vote, score, and write submission.json. -> (metrics, empty where no answer is known; the attempts of score)."""
     begun = time.time()
     drafts, exam = draft(model, tasks, config, rows, device, log)
     metrics, attempts = score(tasks, drafts)
@@ -449,7 +451,7 @@ def test(config, model, tasks, rows, device, log, step):
     exam = exam_of(tasks, config, rows, device)
     if not exam:
         log("no answer of these tasks is known, so there is no score")
-        return {}
+        return {}, attempts
     if not exam.where:
         log("no known answer fits max_len and max_answer: the loss below is of nothing, and every grid counts as wrong")
     metrics.update(validate(model, exam, config, device), views=config.views, step=step, seconds=time.time() - begun,
@@ -460,7 +462,7 @@ def test(config, model, tasks, rows, device, log, step):
         log("\ntest, exact by family, one view:")
     for i in range(0, len(names), 3):
         log("  " + "  ".join(f"{name:18s} {metrics['families'][name]:6.1%}" for name in names[i:i + 3]))
-    return metrics
+    return metrics, attempts
 
 
 def main(argv=None):
@@ -515,10 +517,11 @@ def main(argv=None):
     for line in data["say"]:
         log(line)
     log(f"model: {network:,} parameters and {tables:,} in embedding tables; encoding {config.encoding}, frame {frame}")
-    metrics = {}
+    metrics, attempts = {}, {}
     if not config.eval_only:
         write_json(log.folder / "config.json", {**dataclasses.asdict(config), "given": given, "versions": run.versions, "frame": frame,
-                                                "dropped": data["dropped"], "command": " ".join(sys.argv) if argv is None else ""})
+                                                "dropped": data["dropped"], "machine": f"{device.type} ({why})",
+                                                "command": shlex.join(sys.argv) if argv is None else ""})
         log(f"steps: {config.max_steps} of {config.batch_tokens} tokens, {config.optimizer}, learning rate {config.learning_rate}, "
             f"seed {config.seed}; results in {config.out_dir}/" + (f"; resumed at step {run.step}" if run.step else ""))
         validation = (lambda step: examine(model, exam, config, rows, device, log, step)) if exam else None
@@ -531,8 +534,10 @@ def main(argv=None):
         metrics.update(train_minutes=run.seconds / 60, val_exact=run.best[0] if run.best else None)
     if data["test"]:
         with averaged(model, optimizer):
-            metrics.update(test(config, model, data["test"], rows, device, log, run.step))
+            scores, attempts = test(config, model, data["test"], rows, device, log, run.step)
+        metrics.update(scores)
     log.close(metrics)
+    write_report(log, config, metrics, data["test"], attempts)
     return metrics
 
 

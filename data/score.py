@@ -92,7 +92,12 @@ def submission(tasks, attempts):
     return out
 
 
-def write_json(path, what):
+def write_text(path, text):
+    """The whole file or nothing: what was there stays until all is written."""
     temporary = Path(f"{path}.tmp")
-    temporary.write_text(json.dumps(what))
+    temporary.write_text(text, "utf-8", "replace")             # a task id of JSON may hold half a character
     temporary.replace(path)
+
+
+def write_json(path, what):
+    write_text(path, json.dumps(what))

@@ -667,7 +667,7 @@ def test_what_a_run_leaves(run, tmp_path):
     metrics = run(max_steps=5, eval_every=2, log_every=2, keep_every=2)
     folder = tmp_path / "run"
     assert sorted(p.name for p in folder.iterdir()) == ["best.pt", "ckpt.pt", "config.json", "log.txt", "metrics.jsonl",
-                                                        "step_000002.pt", "step_000004.pt", "submission.json"]
+                                                        "report.html", "step_000002.pt", "step_000004.pt", "submission.json"]
     config = json.loads((folder / "config.json").read_text())
     assert {field.name for field in fields(Config)} <= set(config) and config["n_embd"] == 32 and config["frame"] == 16
     assert {"python", "torch", "numpy", "schedulefree", "commit"} <= set(config["versions"])
