@@ -71,6 +71,14 @@ def test_1d_arc_is_what_was_measured(name):
     assert [float(cell.strip(" %")) for cell in cells] == [round(100 * found[0][key], 1) for key in ("exact", "pass1", "pass2")]
 
 
+def test_two_encodings_at_once_are_what_was_measured():
+    runs = json.loads((ROOT / "results" / "encodings_together.json").read_text())["runs"].values()
+    said = README.split("`quadtree+rope3d`, are no\n")[1][:90]
+    for key in ("exact", "exact_2d"):
+        values = [100 * m[key] for m in runs]
+        assert f"{sum(values) / 3:.1f} % ({min(values):.1f} .. {max(values):.1f})" in said
+
+
 def test_arc1_is_what_was_measured():
     """The scores of the two rows, from the runs' records, and those of the levers."""
     for name in ("rope3d", "quadtree"):
