@@ -43,7 +43,8 @@ class Muon(torch.optim.Optimizer):
     def stacked(self):
         """-> (group, its weights (n, rows, columns))."""
         for group, stack in zip(self.param_groups, self.stacks):
-            assert all(p.data_ptr() == row.data_ptr() for p, row in zip(group["params"], stack.unbind())), "weights were moved after their optimizer was made"
+            assert all(p.data_ptr() == row.data_ptr() for p, row in zip(group["params"], stack.unbind())), \
+                "weights were moved after their optimizer was made"
             yield group, stack
 
     @torch.no_grad()

@@ -28,7 +28,7 @@ from data import arc, oned, show
 from data.batch import IGNORE, QUERY, Batch, FromTasks, Generated, bins, gather, known_pairs, send
 from data.exam import Exam, questions
 from data.report import write_report
-from data.score import as_draft, score, submission, vote, write_json
+from data.score import as_draft, score, submission, write_json
 from data.sources import load_data
 from model import GPT, Shape, check_shape, generate, has_varlen, load_checkpoint, save_checkpoint
 from optim import Optimizer, averaged, learning_rate
@@ -140,15 +140,13 @@ def draft(model, tasks, config, rows, device, say=print, mend=False, temperature
     return [as_draft(tasks[t].id, i, v, s, table, answers.get(q), mend) for q, (t, i, v, s, table) in enumerate(asked)], exam
 
 
-def rate(model, tasks, drafts, config, rows, device):
+def rate(model, tasks, drafts, attempts, config, rows, device):
     """Where views drafted different grids, these are ranked by the mean log-probability of the whole grid under rate_views views, and not by
-    votes (Franzen et al., arXiv 2505.07859). -> drafts whose weight is 0 and whose logp is that mean; the others as they are."""
-    groups, number, candidates, asked, logps = defaultdict(list), {}, [], [], {}
-    for draft in drafts:
-        groups[draft.task, draft.test].append(draft)
-    ranked = {key: vote(group) for key, group in groups.items()}
+    votes (Franzen et al., arXiv 2505.07859). attempts: as voted, of score. -> drafts whose weight is 0 and whose logp is that mean; the
+    others as they are."""
+    number, candidates, asked, logps = {}, [], [], {}
     for t, i, *view in questions(tasks, config.rate_views, config):
-        task, grids = tasks[t], ranked.get((tasks[t].id, i), [])
+        task, grids = tasks[t], attempts.get((tasks[t].id, i), [])
         if len(grids) > 1:
             if (task.id, i) not in number:
                 number[task.id, i] = len(candidates)
@@ -158,12 +156,12 @@ def rate(model, tasks, drafts, config, rows, device):
         return drafts
     got, of = teacher_forced(model, Exam(candidates, asked, config, rows, False, device), config, device), np.array([c for c, *_ in asked])
     for key, c in number.items():
-        nll, n = (got[name][of == c].reshape(-1, len(ranked[key])) for name in ("nll", "n"))            # (views, grids)
+        nll, n = (got[name][of == c].reshape(-1, len(attempts[key])) for name in ("nll", "n"))            # (views, grids)
         fit = (n > 0).all(1)                                   # views under which each of them fits
         if fit.any():
-            logps[key] = {(grid.shape, grid.tobytes()): -mean for grid, mean in zip(ranked[key], nll[fit].mean(0))}
+            logps[key] = {arc.grid_key(grid): -mean for grid, mean in zip(attempts[key], nll[fit].mean(0))}
     return [d if d.grid is None or (d.task, d.test) not in logps else
-            d._replace(weight=0.0, logp=float(logps[d.task, d.test][d.grid.shape, d.grid.tobytes()])) for d in drafts]
+            d._replace(weight=0.0, logp=float(logps[d.task, d.test][arc.grid_key(d.grid)])) for d in drafts]
 
 
 def examine(model, exam, config, rows, device, log, step):
@@ -439,7 +437,7 @@ def test(config, model, tasks, rows, device, log, step):
     log(f"drafts: {len(drafts)} in {clock(time.time() - begun)}, {metrics['failed_drafts']:.1%} of them no grid; {exam.left_out} demonstrations "
         f"did not fit; attempts are in {log.folder / 'submission.json'}")
     if config.rate_views:
-        counted, (metrics, attempts) = metrics, score(tasks, rate(model, tasks, drafts, config, rows, device))
+        counted, (metrics, attempts) = metrics, score(tasks, rate(model, tasks, drafts, attempts, config, rows, device))
         metrics.update({f"{key}_counted": counted[key] for key in ("pass1", "pass2") if key in counted})
         write_json(log.folder / "submission.json", submission(tasks, attempts))
         log(f"attempts are ranked anew, by their likelihood under {config.rate_views} views; {clock(time.time() - begun)} so far")

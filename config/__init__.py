@@ -28,7 +28,8 @@ RANGES = (                                                     # knobs, the leas
     ("max_steps demos keep_every micro_tokens frame rate_views", 0, 10 ** 9),
     ("batch_tokens n_layer n_head n_kv_head n_embd n_mlp views draft_tokens eval_every log_every oned_eval oned_min_width", 1, 10 ** 9),
     ("refine_steps", 0, 10 ** 9), ("refine_tasks refine_views refine_layers refine_loops", 1, 10 ** 9), ("refine_temperature", 0, 10),
-    ("refine_right refine_corrupt", 0, 1), ("refine_wrong", 1, 1000), ("max_len", 8, 10 ** 9), ("max_answer", 2, 10 ** 9), ("seed", 0, 2 ** 31 - 1), ("workers", -1, 256),
+    ("refine_right refine_corrupt", 0, 1), ("refine_wrong", 1, 1000),
+    ("max_len", 8, 10 ** 9), ("max_answer", 2, 10 ** 9), ("seed", 0, 2 ** 31 - 1), ("workers", -1, 256),
     ("dropout beta2", 0, 0.9999), ("beta1", 0.01, 0.9999), ("warmup decay oned_lift", 0, 1), ("weight_decay embed_decay grad_clip", 0, 10 ** 6),
 )
 

@@ -247,6 +247,11 @@ def view_task(task, symmetry, table):
     return Task(task.id, *([(see(a), see(b)) for a, b in part] for part in (task.train, task.test)))
 
 
+def grid_key(grid):
+    """What two grids share if and only if they are the same."""
+    return grid.shape, grid.tobytes()
+
+
 def unview(grid, symmetry, table):
     """A grid as the task has it, from how a view shows it."""
     return untransform(np.argsort(table)[grid].astype(np.uint8), symmetry)

@@ -20,7 +20,7 @@ def questions(tasks, n_views, config, seed=0):
             for seen, (query, _) in zip(prompts, shown.test):
                 if len(seen) < n_views:
                     look = [*(g for pair in shown.train for g in pair), query]
-                    seen.setdefault(tuple((g.shape, g.tobytes()) for g in look), view)
+                    seen.setdefault(tuple(map(arc.grid_key, look)), view)
             if all(len(seen) == n_views for seen in prompts):
                 break
         asked += [(t, i, v, *view) for i, seen in enumerate(prompts) for v, view in enumerate(seen.values())]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.arc import decode_grid, mended, untransform, unview
+from data.arc import decode_grid, grid_key, mended, untransform, unview
 
 
 class Draft(NamedTuple):
@@ -45,7 +45,7 @@ def vote(drafts):
     votes = defaultdict(list)
     for draft in drafts:
         if draft.grid is not None:
-            votes[draft.grid.shape, draft.grid.tobytes()].append(draft)
+            votes[grid_key(draft.grid)].append(draft)
     ranked = sorted(votes.values(), key=lambda v: (-sum(d.weight for d in v), -np.mean([d.logp for d in v]), min(d.view for d in v)))
     return [group[0].grid for group in ranked]
 

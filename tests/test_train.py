@@ -23,7 +23,7 @@ from conftest import (ROOT, TINY, batch_of, checkpoint, equal, filled_model, fla
 from data import arc
 from data.batch import IGNORE, Generated
 from data.exam import questions
-from data.score import Draft, vote
+from data.score import Draft, score, vote
 from model import GPT, from_checkpoint
 from optim import OPTIMIZERS, Muon, Optimizer, averaged, learning_rate, orthogonal
 from replay import Recorded
@@ -341,7 +341,7 @@ def test_rated_drafts_are_ranked_by_their_likelihood_under_all_views():
     a, b, c = np.array([[1, 2, 3]]), np.array([[1, 2, 4]]), np.ones((1, 9), int)         # lying 11 tokens, standing 19
     drafts = [Draft(task.id, i, v, grid, -0.5) for i in (0, 1) for v, grid in enumerate([a, a, b, None, c][:5 - i])]
     drafts.append(Draft(other.id, 0, 0, a, -0.3))
-    rated = train.rate(model, [task, other], drafts, config, rows, device)
+    rated = train.rate(model, [task, other], drafts, score([task, other], drafts)[1], config, rows, device)
     assert rated[-1] is drafts[-1] and rated[3] is drafts[3]                          # nothing to choose from; no grid
     for i, grids in ((0, [a, b, c]), (1, [a, b])):
         views = [(s, table) for _, test, _, s, table in questions([task], 6, config) if test == i]
