@@ -71,7 +71,7 @@ def teacher_forced(model, exam, config, device):
     """The known answer is fed in, and each next token asked for. Greedy decoding gives the same grid if and only if every argmax
     is right, so `exact` needs no decoding. -> dict of arrays over exam.asked: exact, nll, n, cells, right."""
     out = {name: np.zeros(len(exam.asked)) for name in ("exact", "nll", "n", "cells", "right")}
-    for which in bins(exam.docs.lengths(), config.micro_limit()):
+    for which in bins(exam.docs.lengths(), max(config.micro_limit(), config.draft_tokens // 16)):     # nothing is kept for a backward pass
         batch = exam.batch(which)
         with autocast(config, device):
             logits = model(batch.tokens, batch.coords, batch.docs, batch.labels).float()
@@ -140,11 +140,15 @@ def draft(model, tasks, config, rows, device, say=print, mend=False, temperature
     return [as_draft(tasks[t].id, i, v, s, table, answers.get(q), mend) for q, (t, i, v, s, table) in enumerate(asked)], exam
 
 
+RATED = 16                                                     # grids of a query: the right one is seldom further down
+
+
 def rate(model, tasks, drafts, attempts, config, rows, device):
-    """Where views drafted different grids, these are ranked by the mean log-probability of the whole grid under rate_views views, and not by
-    votes (Franzen et al., arXiv 2505.07859). attempts: as voted, of score. -> drafts whose weight is 0 and whose logp is that mean; the
-    others as they are."""
+    """Where views drafted different grids, the RATED best of these are ranked by the mean log-probability of the whole grid under rate_views
+    views, and not by votes (Franzen et al., arXiv 2505.07859). attempts: as voted, of score. -> drafts with that mean as logp, and weight 0, or
+    -1 where they are not among the best; the others as they are."""
     number, candidates, asked, logps = {}, [], [], {}
+    attempts = {key: grids[:RATED] for key, grids in attempts.items()}
     for t, i, *view in questions(tasks, config.rate_views, config):
         task, grids = tasks[t], attempts.get((tasks[t].id, i), [])
         if len(grids) > 1:
@@ -160,8 +164,13 @@ def rate(model, tasks, drafts, attempts, config, rows, device):
         fit = (n > 0).all(1)                                   # views under which each of them fits
         if fit.any():
             logps[key] = {arc.grid_key(grid): -mean for grid, mean in zip(attempts[key], nll[fit].mean(0))}
-    return [d if d.grid is None or (d.task, d.test) not in logps else
-            d._replace(weight=0.0, logp=float(logps[d.task, d.test][arc.grid_key(d.grid)])) for d in drafts]
+    def rated(draft):
+        found = logps.get((draft.task, draft.test))
+        if draft.grid is None or found is None:
+            return draft
+        logp = found.get(arc.grid_key(draft.grid))
+        return draft._replace(weight=-1.0) if logp is None else draft._replace(weight=0.0, logp=float(logp))
+    return [rated(draft) for draft in drafts]
 
 
 def examine(model, exam, config, rows, device, log, step):
@@ -506,7 +515,8 @@ def main(argv=None):
     stream, exam = None, None
     if not config.eval_only:
         banned = {arc.pair_key(*pair) for task in data["val"] + data["test"] for pair in known_pairs(task)}
-        stream = Generated(config, data["families"], banned) if data["train"] is None else FromTasks(data["train"], config, rows, device)
+        stream = Generated(config, data["families"], banned) if data["train"] is None else \
+            FromTasks(data["train"], config, rows, device, {task.id for task in data["val"] + data["test"]})
         exam = exam_of(data["val"], config, rows, device)
     for path in old:                                           # all is well: now, and not before, an older run may go
         path.unlink()

@@ -243,12 +243,14 @@ def ignore_interrupt(_):
 
 class FromTasks(torch.utils.data.IterableDataset):
     """Tasks from files. An epoch shows every task once (with a task embedding, every pair that fits), cut into documents, each under a
-    random view. Steps are filled from a window of documents: the oldest, while it fits, then the longest that
+    random view; some more often (focus), long ones less (short). Steps are filled from a window of documents: the oldest, while it fits, then the longest that
     fits. The order follows from the seed alone, so resuming runs through it again without the work."""
     WINDOW = 64
 
-    def __init__(self, tasks, config, rows, device):
+    def __init__(self, tasks, config, rows, device, asked=frozenset()):
+        """asked: ids of the tasks of val and test, whose demonstrations are shown `focus` times as often."""
         self.config, self.rows, self.tasks, self.left_out, self.first = config, rows, tasks, 0, 0
+        self.times = [config.focus if task.id in asked else 1.0 for task in tasks]
         pairs, self.numbers = [], []
         for task in tasks:
             known = [pair for pair in known_pairs(task) if not held_out(pair, config.fold)]
@@ -277,7 +279,8 @@ class FromTasks(torch.utils.data.IterableDataset):
     def epoch(self, rng):
         """Documents (length, pair numbers with the query last, symmetry, number of the task)."""
         c, length = self.config, self.store.length
-        units = [(t, order) for t, numbers in enumerate(self.numbers) if numbers for order in self.cut(numbers, rng)]
+        units = [(t, order) for t, numbers in enumerate(self.numbers) if numbers for _ in range(often(self.times[t], rng))
+                 for order in self.cut(numbers, rng) if not c.short or often(min(1, c.short / length[order].mean(1).sum()), rng)]
         for u in rng.permutation(len(units)):
             t, order = units[u]
             s = int(rng.integers(length.shape[1]))
@@ -316,6 +319,11 @@ class FromTasks(torch.utils.data.IterableDataset):
         if len(order) > 1 and rng.random() < 0.1:
             row = 0                                            # so that row 0 learns to stand for a task never seen
         return order, symmetry, table, row
+
+
+def often(times, rng):
+    """A whole number that is `times` on average."""
+    return int(times) + (times % 1 > 0 and rng.random() < times % 1)
 
 
 def held_out(pair, fold):
