@@ -258,6 +258,23 @@ def test_an_epoch_shows_everything_once_and_steps_are_full(demos, embed):
     assert len(sizes) == 12 and max(sizes) <= 1024 and np.mean(sizes) > 0.9 * 1024
 
 
+def test_what_is_asked_comes_more_often_and_what_is_long_less():
+    """focus and short: each pair's number of documents over many epochs."""
+    tasks = flip_tasks(40, most=6)
+    config, epochs = Config(demos=0, task_embed=True, max_len=256, focus=2.5, short=20), 40
+    data, asked = FromTasks(tasks, config, {}, "cpu", {task.id for task in tasks[:10]}), np.zeros(4)
+    for seed in range(epochs):
+        for length, _, _, t in data.epoch(np.random.default_rng(seed)):
+            asked[2 * (t < 10) + (length > 30)] += 1
+    lengths = data.store.length[:, 0]
+    first = np.isin(np.arange(len(lengths)), np.concatenate(data.numbers[:10]))
+    expected = [(np.minimum(1, 20 / lengths)[(first == focus) & ((lengths > 30) == long)]).sum() * (2.5 if focus else 1) * epochs
+                for focus in (False, True) for long in (False, True)]
+    assert min(expected) > 100 and np.allclose(asked, expected, rtol=0.15)
+    plain = FromTasks(tasks, Config(demos=0, task_embed=True, max_len=256), {}, "cpu", {task.id for task in tasks[:10]})
+    assert len(list(plain.epoch(np.random.default_rng(0)))) == len(lengths)
+
+
 def test_colours_that_only_outputs_show_stay_where_no_demonstration_tells():
     """With a task embedding and demonstrations, documents of one pair and of several stand side by side."""
     tasks = [make_task(f"t{i}", "12 > 15; 21 > 55; 22 > 51", "11 > 15") for i in range(30)]             # 5 is in outputs alone

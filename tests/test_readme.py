@@ -80,10 +80,11 @@ def test_two_encodings_at_once_are_what_was_measured():
 
 
 def test_arc1_is_what_was_measured():
-    """The scores of the two rows, from the runs' records, and those of the levers."""
-    for name in ("rope3d", "quadtree"):
+    """The scores of the rows, from the runs' records, and those of the levers."""
+    rows = dict(rope3d_40000="rope3d, 40,000 steps", rope3d_20000="rope3d, `arc1.py`", rope3d="rope3d, earlier", quadtree="quadtree, earlier")
+    for name, label in rows.items():
         found = [m for m in map(json.loads, open(ROOT / "results" / "arc1" / f"{name}.jsonl")) if m["kind"] == "test"]
-        row = next(line for line in README.splitlines() if line.startswith(f"| **nanoARC, {name}**"))
+        row = next(line for line in README.splitlines() if line.startswith(f"| **nanoARC, {label}**"))
         assert len(found) == 1 and found[0]["times_scored"] == 1 and found[0]["tasks"] == 400
         assert f"**{100 * found[0]['pass2']:.1f}**" in row
     levers = json.loads((ROOT / "results" / "arc1" / "levers.json").read_text())
@@ -91,6 +92,30 @@ def test_arc1_is_what_was_measured():
     rows = [line.split("|") for line in README.split("| lever |")[1].split("\n\n")[0].splitlines()[2:]]
     assert [int(row[2].replace(",", "")) for row in rows] == [m["steps"] for m in levers]
     assert [[float(x) for x in row[4:6]] for row in rows] == [[round(100 * m[key], 1) for key in ("pass1_view", "pass2")] for m in levers]
+
+
+def test_levers_are_what_was_measured():
+    runs = json.loads((ROOT / "results" / "arc1" / "levers_4500.json").read_text())["runs"]
+    rows = [line.strip("| ").split(" | ") for line in README.split("| lever, 4,500 steps |")[1].split("\n\n")[0].splitlines()[2:]]
+    expected = [[f"{100 * m[key]:.1f}" for key in ("pass1_view", "pass2_counted", "pass2", "oracle")] for m in runs.values()]
+    assert sorted(row[1:] for row in rows) == sorted(expected) and all(m["tasks"] == 400 and m["times_scored"] == 1 for m in runs.values())
+
+
+def test_the_runs_behind_the_levers_start(tmp_path, monkeypatch, capsys):
+    """results/arc1.py, in its two forms, on four small files."""
+    spec = importlib.util.spec_from_file_location("results_arc1", ROOT / "results" / "arc1.py")
+    arms = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(arms)
+    monkeypatch.setattr(arms, "HERE", tmp_path)
+    (tmp_path / "arc1").mkdir()
+    for seed, name in enumerate(("arc1-training", "arc1-evaluation", "arc2-training", "conceptarc")):
+        write_tasks(tmp_path / f"{name}.json", [t._replace(id=f"{name}{i}") for i, t in enumerate(flip_tasks(3, seed=seed))])
+    tiny = [f"--{key}={value}" for key, value in {**TINY, "views": 2, "rate_views": 2}.items() if key not in ("max_steps", "eval_every", "val")]
+    for more in ([], ["--public"]):
+        runs = arms.main(["levers", "focus", f"--data={tmp_path}", "--steps=2", *more, *tiny])
+        assert runs["focus"]["tasks"] == 3 and runs["focus"]["step"] == 2 and "| focus | " in capsys.readouterr().out
+    found = json.loads((tmp_path / "arc1" / "levers_2.json").read_text())
+    assert found["runs"]["focus"]["source"].endswith("arc1-training.json") and runs["focus"]["source"].endswith("arc1-evaluation.json")
 
 
 def test_refinement_is_what_was_measured():

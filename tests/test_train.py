@@ -365,6 +365,20 @@ def test_rated_drafts_are_ranked_by_their_likelihood_under_all_views():
         assert order == sorted(range(len(grids)), key=lambda k: -expected[k])
 
 
+def test_only_the_best_grids_are_rated(monkeypatch):
+    """The others stay behind them, in the order of their votes."""
+    task = flip_tasks(1)[0]
+    grids = [np.array([[a, b, 1]]) for a in (1, 2, 3, 4) for b in (5, 6)]
+    drafts = [Draft(task.id, 0, 10 * k + v, grid, -0.5) for k, grid in enumerate(grids) for v in range(10 - k)]
+    monkeypatch.setattr(train, "RATED", 3)
+    model, config = filled_model(tiny_shape(max_len=128)).eval(), Config(max_len=128, max_answer=30, demos=1, rate_views=2)
+    attempts = score([task], drafts)[1]
+    rated = train.rate(model, [task], drafts, attempts, config, {}, torch.device("cpu"))
+    assert {d.weight for d in rated[:27]} == {0.0} and {d.weight for d in rated[27:]} == {-1.0}
+    ranked = [arc.grid_key(grid) for grid in vote(rated)]
+    assert set(ranked[:3]) == {arc.grid_key(grid) for grid in grids[:3]} and len(ranked) == 8
+
+
 def test_ranking_by_likelihood_changes_the_attempts(run, monkeypatch):
     """The wrong grid has more votes, and all views find the right one likely."""
     def draft(model, tasks, *_, **__):

@@ -1,0 +1,104 @@
+"""ARC-1: what a lever or an encoding is worth, every run alike but for it. For one GPU, which the runs share; they are compared at equal steps.
+
+    python results/arc1.py levers --data=DIR                         # all of LEVERS below, on tasks held out from training
+    python results/arc1.py levers base short focus --data=DIR        # some of them
+    python results/arc1.py levers both re_arc --held=100 --data=DIR  # re-ARC holds the rule of every task held out: only the others' is used
+    python results/arc1.py encodings --data=DIR --steps=12000        # config/arc1.py with each encoding
+    python results/arc1.py encodings --data=DIR --steps=20000 --public          # the same, scored on the public evaluation tasks: count how often
+
+DIR holds arc1-training.json, arc1-evaluation.json, arc2-training.json, conceptarc.json, and re-arc.json where it is asked for, in ARC's format. Held
+out are the test outputs of all 400 ARC-1 training tasks, or of --held=N (a hundred tell levers apart only where they are worth 8 points);
+trained on are their demonstrations, those of the evaluation tasks, and what else there is, ARC-2's copies of the evaluation tasks left out. --jobs=N runs go at once (default 6; under CUDA's MPS daemon they really share
+the chip); other --key=value go to train.py. Writes results/arc1/TABLE.json and prints it as a table.
+"""
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+os.chdir(ROOT)
+sys.path.insert(0, str(ROOT))
+
+import train                                                   # noqa: E402
+from data.score import write_json                              # noqa: E402
+
+LEVERS = {                                                     # name: what differs from config/arc1.py
+    "base": dict(focus=1.0, short=0),
+    "heads3": dict(focus=1.0, short=0, n_head=3, n_kv_head=3),
+    "short": dict(focus=1.0, short=400),
+    "focus": dict(focus=2.0, short=0),
+    "rate7": dict(focus=1.0, short=0, learning_rate=7e-3),
+    "both": {},
+    "focus4": dict(focus=4.0),
+    "rate25": dict(learning_rate=2.5e-3),
+    "shared_keys": dict(n_kv_head=2),
+    "re_arc": dict(re_arc=True),                               # 16 generated pairs more for each ARC-1 training task
+    "re_arc_focus4": dict(re_arc=True, focus=4.0),
+}
+ENCODINGS = {name: dict(encoding=name) for name in ("none", "learned", "onehot", "quadtree", "sinusoidal", "rope", "rope2d", "rope3d", "quadtree+rope3d")}
+ARMS = {"levers": LEVERS, "encodings": ENCODINGS}
+SCORES = ("pass1_view", "pass2_counted", "pass2", "oracle")
+
+
+def others(folder):
+    """Writes what to train on beside ARC-1's training tasks; of those that are held out the leak guard takes all but the demonstrations. -> its path."""
+    read = lambda name: json.loads((folder / f"{name}.json").read_text())
+    evaluation = read("arc1-evaluation")
+    pool = {**read("conceptarc"), **{name: task for name, task in read("arc2-training").items() if name not in evaluation}}
+    pool.update({name: dict(train=task["train"], test=[]) for name, task in evaluation.items()})
+    path = ROOT / "out" / "arc1_pool.json"
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, pool)
+    return path
+
+
+def run(name, knobs, train_on, extra):
+    """One training run in a process of its own -> its scores."""
+    folder, knobs = Path("out") / "arc1_arms" / name, dict(knobs)
+    train_on = [path for path in train_on if knobs.get("re_arc") or path.stem != "re-arc"]
+    knobs.pop("re_arc", None)
+    command = [sys.executable, "train.py", "config/arc1.py", f"--out_dir={folder}", "--overwrite", "--val=", "--eval_every=1000000",
+               f"--train={'+'.join(map(str, train_on))}", *extra, *(f"--{key}={value}" for key, value in knobs.items())]
+    done = subprocess.run(command, text=True, capture_output=True, env={"OMP_NUM_THREADS": "2", **os.environ})
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-3000:]}")
+    records = [json.loads(line) for line in open(folder / "metrics.jsonl")]
+    test = next(m for m in records if m["kind"] == "test")
+    return dict(knobs=knobs, train_seconds=[m["seconds"] for m in records if m["kind"] == "train"][-1], **{key: test[key] for key in test if key != "families"})
+
+
+def table(runs):
+    percent = lambda found, key: f"{100 * found[key]:.1f}" if key in found else "-"
+    return "\n".join(["| arm | a view on average | voted by count | by likelihood | oracle |", "|" + " --- |" * 5,
+                      *(f"| {name} | {' | '.join(percent(found, key) for key in SCORES)} |" for name, found in runs.items())])
+
+
+def main(argv):
+    names = [a for a in argv if not a.startswith("--")]
+    given = dict(a[2:].partition("=")[::2] for a in argv if a.startswith("--"))
+    if not names or names[0] not in ARMS or not set(names[1:]) <= set(ARMS[names[0]]) or "data" not in given:
+        sys.exit(__doc__)
+    folder, jobs, steps, public = Path(given.pop("data")), int(given.pop("jobs", 6)), int(given.pop("steps", 4500)), given.pop("public", None) is not None
+    files, held = {name: folder / f"{name}.json" for name in ("arc1-training", "arc1-evaluation", "conceptarc", "arc2-training", "re-arc")}, given.pop("held", "")
+    if public:
+        train_on = [files[name] for name in ("arc1-training", "conceptarc", "arc2-training", "re-arc")]
+        extra = [f"--test={files['arc1-evaluation']}", "--views=32"]
+    else:
+        train_on = [others(folder), files["arc1-training"], files["re-arc"]]
+        extra = [f"--test={files['arc1-training']}{'#' + held if held else ''}", "--views=8"]
+    extra += ["--rate_views=8", f"--max_steps={steps}", f"--warmup={540 / max(steps, 540)}", "--draft_tokens=200000", *(f"--{key}={value}" for key, value in given.items())]
+    arms = {name: ARMS[names[0]][name] for name in names[1:] or ARMS[names[0]]}
+    with ThreadPoolExecutor(jobs) as pool:
+        runs = dict(zip(arms, pool.map(lambda name: run(name, arms[name], train_on, extra), arms)))
+    print(table(runs))
+    path = HERE / "arc1" / f"{names[0]}{'_public' if public else f'_held{held}' if held else ''}_{steps}.json"
+    write_json(path, dict(about=f"python {' '.join(sys.argv)}", versions=train.versions(), jobs=jobs, steps=steps, runs=runs))
+    return runs
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
