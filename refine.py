@@ -33,10 +33,10 @@ from data.drafts import DAMAGED, RIGHT, WRONG, Drafts, damage, shown
 from data.report import write_report
 from data.score import score, submission, write_json
 from data.sources import load_data
+from evaluate import autocast, draft, exam_of, teacher_forced
 from model import GPT, UNREADABLE, Shape, check_shape, load_checkpoint, rebuild, save_whole
 from optim import Optimizer, averaged
-from train import MAY_CHANGE, Log, Run, autocast, changed, clock, command_line, draft, exam_of, pick_device, picture, prepare_folder
-from train import shape_for, teacher_forced, train
+from train import MAY_CHANGE, Log, Run, changed, clock, command_line, pick_device, picture, prepare_folder, shape_for, train
 
 # --------------------------------------------------------------------------------------------------------------------
 # The network
@@ -155,7 +155,7 @@ def rows_of(found, tasks):
 
 
 def drafts_of(model, tasks, config, rows, device, log, temperature=0.0):
-    """-> (drafts of train.draft, for each its (task number, query number, view, symmetry, colour table))."""
+    """-> (drafts of evaluate.draft, for each its (task number, query number, view, symmetry, colour table))."""
     torch.manual_seed(config.seed)
     drafts, exam = draft(model, tasks, config, rows, device, log, mend=True, temperature=temperature)
     return drafts, exam.asked

@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import defaultdict
 from pathlib import Path
 
 import config as knobs                                         # before torch: it says how torch takes memory
@@ -26,16 +25,14 @@ import torch.nn.functional as F
 from config import UserError
 from data import arc, oned, show
 from data.batch import IGNORE, QUERY, Batch, FromTasks, Generated, bins, gather, known_pairs, send
-from data.exam import Exam, questions
 from data.report import write_report
-from data.score import as_draft, score, submission, write_json
+from data.score import score, submission, write_json
 from data.sources import load_data
-from model import GPT, Shape, check_shape, generate, has_varlen, load_checkpoint, save_checkpoint
+from evaluate import autocast, draft, exam_of, out_of_memory, rate, validate
+from model import GPT, Shape, check_shape, has_varlen, load_checkpoint, save_checkpoint
 from optim import Optimizer, averaged, learning_rate
 from replay import Recorded
 
-# --------------------------------------------------------------------------------------------------------------------
-# The machine
 
 def pick_device(config):
     """-> (device, why)."""
@@ -47,152 +44,6 @@ def pick_device(config):
            "cpu": f"{torch.get_num_threads()} threads" + ("" if found["cuda"] or found["mps"] else "; no CUDA and no MPS device here")}
     return torch.device(name), why[name] + ("" if not config.device else "; as asked")
 
-
-def autocast(config, device):
-    dtype = config.dtype or ("bfloat16" if device.type == "cuda" else "float32")
-    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
-
-
-def out_of_memory(error):
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Evaluation
-
-def exam_of(tasks, config, rows, device):
-    """The queries with known answers, as they are (view 0); None if there are none."""
-    asked = [q for q in questions(tasks, 1, config) if tasks[q[0]].test[q[1]][1] is not None]
-    return Exam(tasks, asked, config, rows, False, device) if asked else None
-
-
-@torch.no_grad()
-def teacher_forced(model, exam, config, device):
-    """The known answer is fed in, and each next token asked for. Greedy decoding gives the same grid if and only if every argmax
-    is right, so `exact` needs no decoding. -> dict of arrays over exam.asked: exact, nll, n, cells, right."""
-    out = {name: np.zeros(len(exam.asked)) for name in ("exact", "nll", "n", "cells", "right")}
-    for which in bins(exam.docs.lengths(), max(config.micro_limit(), config.draft_tokens // 16)):     # nothing is kept for a backward pass
-        batch = exam.batch(which)
-        with autocast(config, device):
-            logits = model(batch.tokens, batch.coords, batch.docs, batch.labels).float()
-        doc = torch.repeat_interleave(torch.arange(len(which), device=device), batch.docs.diff())
-        asked = batch.query.bool()
-        hit = (logits.argmax(-1) == batch.targets) & asked
-        cell = asked & (batch.targets < arc.COLORS)
-        nll = F.cross_entropy(logits, batch.targets, ignore_index=IGNORE, reduction="none") * asked
-        sums = torch.zeros(5, len(which), device=device)
-        for row, values in zip(sums, (asked, hit, nll, cell, hit & cell)):
-            row.index_add_(0, doc, values.float())
-        n, hits, nll, cells, right = sums.cpu().numpy()
-        places = np.array(exam.where)[which]
-        for name, values in dict(exact=hits == n, nll=nll, n=n, cells=cells, right=right).items():
-            out[name][places] = values
-    return out
-
-
-def validate(model, exam, config, device):
-    """-> metrics of the queries' outputs: loss (nats a token), cells, exact, and exact by family."""
-    got = teacher_forced(model, exam, config, device)
-    families = defaultdict(list)
-    for (t, *_), exact in zip(exam.asked, got["exact"]):
-        families[exam.tasks[t].id.partition("/")[0] if "/" in exam.tasks[t].id else "all"].append(exact)
-    share = lambda part, whole: got[part].sum() / max(1, got[whole].sum())
-    return {"loss": share("nll", "n"), "cells": share("right", "cells"),
-            "exact": got["exact"].mean(), "n": len(exam.asked), **by_dimension(families)}
-
-
-def by_dimension(families):
-    """{family: scores} -> its means, and the means of the 1D and the 2D tasks apart, where names tell them."""
-    out = {"families": {name: float(np.mean(values)) for name, values in sorted(families.items())}}
-    for kind in ("1d", "2d"):
-        values = [x for name, scores in families.items() if name.startswith(kind) for x in scores]
-        if values:
-            out[f"exact_{kind}"] = float(np.mean(values))
-    return out
-
-
-def draft(model, tasks, config, rows, device, say=print, mend=False, temperature=0.0):
-    """Drafts of every query under its views, in the order of exam.questions. -> (drafts, the Exam they answer)."""
-    asked = questions(tasks, config.views, config)
-    exam = Exam(tasks, asked, config, rows, True, device)
-    answers, said, todo = {}, time.time(), exam.plan(config.draft_tokens)
-    while todo:
-        which = todo.pop(0)
-        batch = exam.batch(which)
-        try:
-            with autocast(config, device):
-                found = generate(model, batch.tokens, batch.coords, batch.docs, batch.labels, config.max_answer, temperature)
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            if len(which) == 1:
-                raise UserError("out of memory while drafting a single answer: lower --max_answer, --max_len, --n_embd or --n_layer") from None
-            say(f"  out of memory with {len(which)} drafts at once: half of them (a lower --draft_tokens starts that way)")
-            todo[:0] = [which[:len(which) // 2], which[len(which) // 2:]]
-            continue
-        answers.update(zip((exam.where[d] for d in which), found))
-        if time.time() - said > 10:
-            say(f"  drafts {len(answers)}/{len(exam.where)}")
-            said = time.time()
-    if len(exam.where) < len(asked):
-        say(f"  {len(asked) - len(exam.where)} of {len(asked)} prompts do not fit: prompt + max_answer ({config.max_answer}) > max_len "
-            f"({config.max_len}); they count as failed")
-    return [as_draft(tasks[t].id, i, v, s, table, answers.get(q), mend) for q, (t, i, v, s, table) in enumerate(asked)], exam
-
-
-RATED = 16                                                     # grids of a query: the right one is seldom further down
-
-
-def rate(model, tasks, drafts, attempts, config, rows, device):
-    """Where views drafted different grids, the RATED best of these are ranked by the mean log-probability of the whole grid under rate_views
-    views, and not by votes (Franzen et al., arXiv 2505.07859). attempts: as voted, of score. -> drafts with that mean as logp, and weight 0, or
-    -1 where they are not among the best; the others as they are."""
-    number, candidates, asked, logps = {}, [], [], {}
-    attempts = {key: grids[:RATED] for key, grids in attempts.items()}
-    for t, i, *view in questions(tasks, config.rate_views, config):
-        task, grids = tasks[t], attempts.get((tasks[t].id, i), [])
-        if len(grids) > 1:
-            if (task.id, i) not in number:
-                number[task.id, i] = len(candidates)
-                candidates.append(task._replace(train=task.train[:config.demos], test=[(task.test[i][0], grid) for grid in grids]))
-            asked += [(number[task.id, i], k, *view) for k in range(len(grids))]
-    if not asked:
-        return drafts
-    got, of = teacher_forced(model, Exam(candidates, asked, config, rows, False, device), config, device), np.array([c for c, *_ in asked])
-    for key, c in number.items():
-        nll, n = (got[name][of == c].reshape(-1, len(attempts[key])) for name in ("nll", "n"))            # (views, grids)
-        fit = (n > 0).all(1)                                   # views under which each of them fits
-        if fit.any():
-            logps[key] = {arc.grid_key(grid): -mean for grid, mean in zip(attempts[key], nll[fit].mean(0))}
-    def rated(draft):
-        found = logps.get((draft.task, draft.test))
-        if draft.grid is None or found is None:
-            return draft
-        logp = found.get(arc.grid_key(draft.grid))
-        return draft._replace(weight=-1.0) if logp is None else draft._replace(weight=0.0, logp=float(logp))
-    return [rated(draft) for draft in drafts]
-
-
-def examine(model, exam, config, rows, device, log, step):
-    """Validation while training: the metrics, and a draft as a picture. -> metrics."""
-    result = validate(model, exam, config, device)
-    task = exam.tasks[7 * (step // config.eval_every) % len(exam.tasks)]       # another one each time
-    drafts, _ = draft(model, [task], dataclasses.replace(config, views=1), rows, device, log)
-    log(f"  val: loss {result['loss']:.4f}  cells {result['cells']:.1%}  exact {result['exact']:.1%} of {result['n']}"
-        + "".join(f"  {kind} {result['exact_' + kind]:.1%}" for kind in ("1d", "2d") if f"exact_{kind}" in result))
-    log(picture(task, drafts[0].grid, "draft") + "\n")
-    return result
-
-
-def picture(task, grid, title):
-    """A task's first query, its answer if it is known, and a grid that should be it."""
-    query, answer = task.test[0]
-    shown = {"input": query, **({} if answer is None else {"answer": answer}), title: grid}
-    return f"\n{task.id}\n" + show.row(list(shown.values()), list(shown), answer=answer)
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# The run
 
 class Log:
     """Lines for people to the screen and log.txt, lines for programs to metrics.jsonl."""
@@ -435,6 +286,24 @@ def train(config, model, optimizer, run, data, learn, validation, device, log):
     finally:
         signal.signal(signal.SIGINT, previous)
     return bool(stop)
+
+
+def examine(model, exam, config, rows, device, log, step):
+    """Validation while training: the metrics, and a draft as a picture. -> metrics."""
+    result = validate(model, exam, config, device)
+    task = exam.tasks[7 * (step // config.eval_every) % len(exam.tasks)]       # another one each time
+    drafts, _ = draft(model, [task], dataclasses.replace(config, views=1), rows, device, log)
+    log(f"  val: loss {result['loss']:.4f}  cells {result['cells']:.1%}  exact {result['exact']:.1%} of {result['n']}"
+        + "".join(f"  {kind} {result['exact_' + kind]:.1%}" for kind in ("1d", "2d") if f"exact_{kind}" in result))
+    log(picture(task, drafts[0].grid, "draft") + "\n")
+    return result
+
+
+def picture(task, grid, title):
+    """A task's first query, its answer if it is known, and a grid that should be it."""
+    query, answer = task.test[0]
+    shown = {"input": query, **({} if answer is None else {"answer": answer}), title: grid}
+    return f"\n{task.id}\n" + show.row(list(shown.values()), list(shown), answer=answer)
 
 
 def test(config, model, tasks, rows, device, log, step):

@@ -119,7 +119,7 @@ class Drafts:
 
     def __getitem__(self, step):
         """The documents of a training step, drawn by kind, recoloured, demonstrations in another order: all from (seed, step)."""
-        c, rng, room, chosen = self.config, np.random.default_rng([self.config.seed, step]), self.config.batch_tokens, []
+        rng, room, chosen = np.random.default_rng([self.config.seed, step]), self.config.batch_tokens, []
         while True:
             d = rng.choice(self.kinds[rng.choice(len(self.shares), p=self.shares)])
             first, count = self.docs[d][:2]

@@ -18,7 +18,7 @@ class Draft(NamedTuple):
     test: int                      # number of the test input
     view: int                      # 0 is the task as it is
     grid: object                   # (H, W) in the task's own orientation and colours; None: failed
-    logp: float                    # mean log-probability of its tokens; where train.rate ranked drafts, of the whole grid
+    logp: float                    # mean log-probability of its tokens; where evaluate.rate ranked drafts, of the whole grid
     sure: object = None            # (H, W) log-probability of each cell
     weight: float = 1.0            # of its vote
 

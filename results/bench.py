@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+import evaluate
 import model as network
 import train
 from data import oned
@@ -91,7 +92,7 @@ class Bench:
         place, labels = (torch.tensor(row, device=device).repeat(B, 1) for row in ([length - 1, 1, 2, 3], [0, 0]))
         starts = torch.arange(B + 1, device=device, dtype=torch.int32)
         hs = self.config.n_embd // self.config.n_head
-        with train.autocast(self.config, device):
+        with evaluate.autocast(self.config, device):
             kind = torch.bfloat16 if torch.is_autocast_enabled(device.type) else torch.float32
             cache.layers = {layer: torch.randn(2, B, cache.span, self.config.n_kv_head, hs, device=device, dtype=kind)
                             for layer in range(self.config.n_layer)}

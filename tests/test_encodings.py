@@ -169,7 +169,7 @@ class Odd(Encoding):
 def test_a_new_encoding_is_a_file_and_an_entry_in_the_list(tmp_path):
     for folder in ("config", "data", "encodings"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("model.py", "train.py", "optim.py", "replay.py"):
+    for file in ("model.py", "train.py", "evaluate.py", "optim.py", "replay.py"):
         shutil.copy(ROOT / file, tmp_path)
     (tmp_path / "encodings" / "odd.py").write_text(MINE)
     index = tmp_path / "encodings" / "index.py"

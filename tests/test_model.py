@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import evaluate
 import train
 from config import Config, UserError
 from conftest import (TINY, batch_of, filled_model, flags, flip_tasks, make_task, parameters, position_parameters, tiny_shape,
@@ -186,8 +187,8 @@ def test_teacher_forced_exact_equals_greedy_exact(memory):
     rows = {name: row for row, (name, _) in enumerate(found["task_ids"], 1)}
     config = Config(**found["config"])
     asked = questions(tasks, 1, config)
-    exact = train.teacher_forced(model, Exam(tasks, asked, config, rows, False, "cpu"), config, torch.device("cpu"))["exact"]
-    drafts, _ = train.draft(model, tasks, config, rows, torch.device("cpu"))
+    exact = evaluate.teacher_forced(model, Exam(tasks, asked, config, rows, False, "cpu"), config, torch.device("cpu"))["exact"]
+    drafts, _ = evaluate.draft(model, tasks, config, rows, torch.device("cpu"))
     answers = {task.id: task.test[0][1] for task in tasks}
     greedy = [same(draft.grid, answers[draft.task]) for draft in drafts]
     assert len(greedy) == len(asked) == 16 and greedy == exact.astype(bool).tolist()

@@ -1,8 +1,6 @@
 """The refinement network: what it is at the start, what it may see, where its drafts come from, that it repairs, and its errors."""
 import dataclasses
 import json
-import re
-import shlex
 import signal
 from types import SimpleNamespace
 
@@ -15,9 +13,7 @@ import train
 from config import Config, UserError
 from conftest import ROOT, TINY, checkpoint, equal, flags, flip_tasks, grid, make_task, records, tiny_shape, write_tasks
 from data import arc, oned
-from data.arc import Task
 from data.score import Draft, vote
-from model import GPT
 from optim import Optimizer
 
 SMALL = {**TINY, "max_steps": 250, "oned_eval": 12, "refine_tasks": 60, "refine_steps": 4, "refine_layers": 1, "eval_every": 2}
@@ -81,7 +77,7 @@ def test_a_cell_sees_all_of_its_document_and_nothing_else():
     _, _, model, (batch, cells, sure, states, _) = setup()
     torch.nn.init.normal_(model.head["color"].weight)
     out = model(batch, cells, sure, states, 1)[0][1]
-    seen, tables = [], []
+    tables = []
     real = model.token.forward
     model.token.forward = lambda tokens: tables.append(real(tokens).detach().requires_grad_()) or tables[-1]
     out = model(batch, cells, sure, states, 1)[0][1]

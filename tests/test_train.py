@@ -16,6 +16,7 @@ from schedulefree import ScheduleFreeWrapper
 
 import config as knobs
 import replay
+import evaluate
 import train
 from config import Config, UserError
 from conftest import (ROOT, TINY, batch_of, checkpoint, equal, filled_model, flags, flip_tasks, make_task, parameters,
@@ -341,7 +342,7 @@ def test_rated_drafts_are_ranked_by_their_likelihood_under_all_views():
     a, b, c = np.array([[1, 2, 3]]), np.array([[1, 2, 4]]), np.ones((1, 9), int)         # lying 11 tokens, standing 19
     drafts = [Draft(task.id, i, v, grid, -0.5) for i in (0, 1) for v, grid in enumerate([a, a, b, None, c][:5 - i])]
     drafts.append(Draft(other.id, 0, 0, a, -0.3))
-    rated = train.rate(model, [task, other], drafts, score([task, other], drafts)[1], config, rows, device)
+    rated = evaluate.rate(model, [task, other], drafts, score([task, other], drafts)[1], config, rows, device)
     assert rated[-1] is drafts[-1] and rated[3] is drafts[3]                          # nothing to choose from; no grid
     for i, grids in ((0, [a, b, c]), (1, [a, b])):
         views = [(s, table) for _, test, _, s, table in questions([task], 6, config) if test == i]
@@ -370,10 +371,10 @@ def test_only_the_best_grids_are_rated(monkeypatch):
     task = flip_tasks(1)[0]
     grids = [np.array([[a, b, 1]]) for a in (1, 2, 3, 4) for b in (5, 6)]
     drafts = [Draft(task.id, 0, 10 * k + v, grid, -0.5) for k, grid in enumerate(grids) for v in range(10 - k)]
-    monkeypatch.setattr(train, "RATED", 3)
+    monkeypatch.setattr(evaluate, "RATED", 3)
     model, config = filled_model(tiny_shape(max_len=128)).eval(), Config(max_len=128, max_answer=30, demos=1, rate_views=2)
     attempts = score([task], drafts)[1]
-    rated = train.rate(model, [task], drafts, attempts, config, {}, torch.device("cpu"))
+    rated = evaluate.rate(model, [task], drafts, attempts, config, {}, torch.device("cpu"))
     assert {d.weight for d in rated[:27]} == {0.0} and {d.weight for d in rated[27:]} == {-1.0}
     ranked = [arc.grid_key(grid) for grid in vote(rated)]
     assert set(ranked[:3]) == {arc.grid_key(grid) for grid in grids[:3]} and len(ranked) == 8
@@ -387,17 +388,17 @@ def test_ranking_by_likelihood_changes_the_attempts(run, monkeypatch):
                                                                                        + [t.test[0][1]])]
         return drafts, SimpleNamespace(left_out=0)
     monkeypatch.setattr(train, "draft", draft)
-    real = train.teacher_forced
+    real = evaluate.teacher_forced
     metrics = {}
     for name, rate_views in (("counted", 0), ("rated", 3)):
-        monkeypatch.setattr(train, "teacher_forced", real)
+        monkeypatch.setattr(evaluate, "teacher_forced", real)
         if rate_views:
             def forced(model, exam, *rest):
                 got = real(model, exam, *rest)
                 if all(exam.tasks[t].test[i][1] is not None for t, i, *_ in exam.asked) and max(i for _, i, *_ in exam.asked) > 0:
                     got["nll"] = np.array([0.0 if i == len(exam.tasks[t].test) - 1 else 9.0 for t, i, *_ in exam.asked])
                 return got
-            monkeypatch.setattr(train, "teacher_forced", forced)
+            monkeypatch.setattr(evaluate, "teacher_forced", forced)
         metrics[name] = run(out=name, rate_views=rate_views, max_steps=2)
     assert metrics["counted"]["pass1"] == 0 and metrics["rated"]["pass1_counted"] == 0
     assert metrics["rated"]["pass1"] == 1 and metrics["rated"]["oracle"] == metrics["counted"]["oracle"] == 1
@@ -461,14 +462,14 @@ def test_out_of_memory_halves_the_micro_batch_and_repeats_the_step(run, tmp_path
 @pytest.mark.parametrize("most", [1, 3])
 def test_out_of_memory_in_drafting_halves_what_is_drafted_at_once(run, tmp_path, monkeypatch, most):
     """The same drafts come out; where not even one fits, the error says what to lower."""
-    real = train.generate
+    real = evaluate.generate
 
     def generate(model, tokens, coords, docs, *rest):
         if len(docs) - 1 > most:
             raise torch.OutOfMemoryError("injected")
         return real(model, tokens, coords, docs, *rest)
     run(out="whole", val="")
-    monkeypatch.setattr(train, "generate", generate)
+    monkeypatch.setattr(evaluate, "generate", generate)
     run(out="halves", val="")
     whole, halves = ((tmp_path / out / "submission.json").read_text() for out in ("whole", "halves"))
     assert whole == halves and "out of memory with 4 drafts at once" in log_of(tmp_path / "halves")
