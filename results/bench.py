@@ -101,18 +101,20 @@ class Bench:
             return min(self.clock(work) for _ in range(2)) / steps
 
     def kernels(self, items):
-        """Milliseconds of a step by kind of kernel, those of the optimizer apart."""
+        """-> (milliseconds of a step by kind of kernel, those of the optimizer apart; {name: milliseconds} of the six longest elementwise ones)."""
         from torch.profiler import ProfilerActivity, profile
         def profiled(work):
             with profile(activities=[ProfilerActivity.CUDA]) as found:
                 self.clock(work)
-            times = Counter()
+            times, longest = Counter(), Counter()
             for event in found.key_averages():
                 kind = next((kind for kind, names in KINDS.items() if any(name in event.key for name in names)), "elementwise")
-                times[kind] += event.self_device_time_total / 1000 / len(items)
-            return times
-        whole, alone = profiled(lambda: self.steps(items)), profiled(lambda: [self.backward(item) for item in items])
-        return {**alone, "optimizer": sum(whole.values()) - sum(alone.values())}
+                ms = event.self_device_time_total / 1000 / len(items)
+                times[kind] += ms
+                longest[event.key] += ms * (kind == "elementwise")
+            return times, longest
+        (whole, _), (alone, longest) = profiled(lambda: self.steps(items)), profiled(lambda: [self.backward(item) for item in items])
+        return {**alone, "optimizer": sum(whole.values()) - sum(alone.values())}, dict(longest.most_common(6))
 
     def product_rate(self, n=8192):
         """FLOP/s of a large product of random bfloat16 matrices."""
@@ -155,7 +157,9 @@ def main(argv, rounds=15):
     if bench.device.type == "cuda":
         rate = bench.product_rate()
         print(f"a large product reaches {rate / 1e12:.0f} TFLOP/s here: the step is at {flops / step / rate:.0%} of it")
-        print("kernels, ms a step: " + ", ".join(f"{kind} {ms:.1f}" for kind, ms in bench.kernels(items).items()))
+        kinds, longest = bench.kernels(items)
+        print("kernels, ms a step: " + ", ".join(f"{kind} {ms:.1f}" for kind, ms in kinds.items()))
+        print("the longest elementwise ones: " + ", ".join(f"{name[:60]} {ms:.2f}" for name, ms in longest.items()))
 
 
 if __name__ == "__main__":
