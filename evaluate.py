@@ -24,6 +24,24 @@ def out_of_memory(error):
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
 
 
+def in_parts(work, parts, say):
+    """(part, work(part)) of each list of documents; where memory is too small, of its halves."""
+    todo = list(parts)
+    while todo:
+        part = todo.pop(0)
+        try:
+            found = work(part)
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            if len(part) == 1:
+                raise UserError("out of memory with a single document: lower --max_answer, --max_len, --n_embd or --n_layer") from None
+            say(f"  out of memory with {len(part)} documents at once: half of them (a lower --draft_tokens starts that way)")
+            todo[:0] = [part[:len(part) // 2], part[len(part) // 2:]]
+            continue
+        yield part, found
+
+
 def exam_of(tasks, config, rows, device):
     """The queries with known answers, as they are (view 0); None if there are none."""
     asked = [q for q in questions(tasks, 1, config) if tasks[q[0]].test[q[1]][1] is not None]
@@ -35,7 +53,8 @@ def teacher_forced(model, exam, config, device):
     """The known answer is fed in, and each next token asked for. Greedy decoding gives the same grid if and only if every argmax
     is right, so `exact` needs no decoding. -> dict of arrays over exam.asked: exact, nll, n, cells, right."""
     out = {name: np.zeros(len(exam.asked)) for name in ("exact", "nll", "n", "cells", "right")}
-    for which in bins(exam.docs.lengths(), max(config.micro_limit(), config.draft_tokens // 16)):     # nothing is kept for a backward pass
+
+    def judge(which):
         batch = exam.batch(which)
         with autocast(config, device):
             logits = model(batch.tokens, batch.coords, batch.docs, batch.labels).float()
@@ -47,7 +66,10 @@ def teacher_forced(model, exam, config, device):
         sums = torch.zeros(5, len(which), device=device)
         for row, values in zip(sums, (asked, hit, nll, cell, hit & cell)):
             row.index_add_(0, doc, values.float())
-        n, hits, nll, cells, right = sums.cpu().numpy()
+        return sums.cpu().numpy()
+
+    many = config.micro_tokens or max(config.batch_tokens, config.draft_tokens // 16)          # more than in training: no gradient is kept
+    for which, (n, hits, nll, cells, right) in in_parts(judge, bins(exam.docs.lengths(), many), print):
         places = np.array(exam.where)[which]
         for name, values in dict(exact=hits == n, nll=nll, n=n, cells=cells, right=right).items():
             out[name][places] = values
@@ -79,21 +101,14 @@ def draft(model, tasks, config, rows, device, say=print, mend=False, temperature
     """Drafts of every query under its views, in the order of exam.questions. -> (drafts, the Exam they answer)."""
     asked = questions(tasks, config.views, config)
     exam = Exam(tasks, asked, config, rows, True, device)
-    answers, said, todo = {}, time.time(), exam.plan(config.draft_tokens)
-    while todo:
-        which = todo.pop(0)
+    answers, said = {}, time.time()
+
+    def work(which):
         batch = exam.batch(which)
-        try:
-            with autocast(config, device):
-                found = generate(model, batch.tokens, batch.coords, batch.docs, batch.labels, config.max_answer, temperature)
-        except RuntimeError as error:
-            if not out_of_memory(error):
-                raise
-            if len(which) == 1:
-                raise UserError("out of memory while drafting a single answer: lower --max_answer, --max_len, --n_embd or --n_layer") from None
-            say(f"  out of memory with {len(which)} drafts at once: half of them (a lower --draft_tokens starts that way)")
-            todo[:0] = [which[:len(which) // 2], which[len(which) // 2:]]
-            continue
+        with autocast(config, device):
+            return generate(model, batch.tokens, batch.coords, batch.docs, batch.labels, config.max_answer, temperature)
+
+    for which, found in in_parts(work, exam.plan(config.draft_tokens), say):
         answers.update(zip((exam.where[d] for d in which), found))
         if time.time() - said > 10:
             say(f"  drafts {len(answers)}/{len(exam.where)}")
@@ -107,31 +122,24 @@ def draft(model, tasks, config, rows, device, say=print, mend=False, temperature
 RATED = 16                                                     # grids of a query: the right one is seldom further down
 
 
-def rate(model, tasks, drafts, attempts, config, rows, device):
+def rate(model, tasks, attempts, config, rows, device):
     """Where views drafted different grids, the RATED best of these are ranked by the mean log-probability of the whole grid under rate_views
-    views, and not by votes (Franzen et al., arXiv 2505.07859). attempts: as voted, of score. -> drafts with that mean as logp, and weight 0, or
-    -1 where they are not among the best; the others as they are."""
-    number, candidates, asked, logps = {}, [], [], {}
-    attempts = {key: grids[:RATED] for key, grids in attempts.items()}
+    views, and not by votes (Franzen et al., arXiv 2505.07859). attempts: as voted, of score. -> the same grids in their new order."""
+    number, candidates, asked, ranked = {}, [], [], dict(attempts)
     for t, i, *view in questions(tasks, config.rate_views, config):
-        task, grids = tasks[t], attempts.get((tasks[t].id, i), [])
+        task, grids = tasks[t], attempts.get((tasks[t].id, i), [])[:RATED]
         if len(grids) > 1:
             if (task.id, i) not in number:
                 number[task.id, i] = len(candidates)
                 candidates.append(task._replace(train=task.train[:config.demos], test=[(task.test[i][0], grid) for grid in grids]))
             asked += [(number[task.id, i], k, *view) for k in range(len(grids))]
     if not asked:
-        return drafts
+        return ranked
     got, of = teacher_forced(model, Exam(candidates, asked, config, rows, False, device), config, device), np.array([c for c, *_ in asked])
     for key, c in number.items():
-        nll, n = (got[name][of == c].reshape(-1, len(attempts[key])) for name in ("nll", "n"))            # (views, grids)
+        nll, n = (got[name][of == c].reshape(-1, len(candidates[c].test)) for name in ("nll", "n"))       # (views, grids)
         fit = (n > 0).all(1)                                   # views under which each of them fits
         if fit.any():
-            logps[key] = {arc.grid_key(grid): -mean for grid, mean in zip(attempts[key], nll[fit].mean(0))}
-    def rated(draft):
-        found = logps.get((draft.task, draft.test))
-        if draft.grid is None or found is None:
-            return draft
-        logp = found.get(arc.grid_key(draft.grid))
-        return draft._replace(weight=-1.0) if logp is None else draft._replace(weight=0.0, logp=float(logp))
-    return [rated(draft) for draft in drafts]
+            order = np.argsort(nll[fit].mean(0), kind="stable")
+            ranked[key] = [attempts[key][k] for k in order] + attempts[key][RATED:]
+    return ranked

@@ -22,23 +22,6 @@ def orthogonal(X, steps=5):
     return X
 
 
-def look_ahead(grad, momentum, mu):
-    """Nesterov's: the momentum, which takes the gradient in, and the gradient mixed. In bfloat16, as `orthogonal` wants it."""
-    momentum.lerp_(grad, 1 - mu)
-    return grad.lerp(momentum, mu).bfloat16()
-
-
-def move(y, update, decay, lr):
-    y.sub_(torch.add(update, y, alpha=decay) * lr)
-
-
-def move_schedulefree(y, z, update, decay, lr, beta, share):
-    """z takes the step, y stays between it and the average (arXiv 2405.15682)."""
-    update = torch.add(update, y, alpha=decay)
-    y.add_((z - y) * share + update * (lr * (beta * (1 - share) - 1)))
-    z.sub_(update * lr)
-
-
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised, at the size of AdamW's updates. The same numbers as torch.optim.Muon(adjust_lr_fn=
     "match_rms_adamw"), but matrices of one shape are one stack, updated at once: the layers are many and small, and most
@@ -46,14 +29,12 @@ class Muon(torch.optim.Optimizer):
     makes it schedule-free, as schedulefree.ScheduleFreeWrapper does: 0.9 trains at y = 0.1 z + 0.9 x, where z takes the steps and
     x is their average; 0: it is not."""
 
-    def __init__(self, params, weight_decay=0.0, momentum=0.95, average=0.0, compile=False):
+    def __init__(self, params, weight_decay=0.0, momentum=0.95, average=0.0):
         shapes = defaultdict(list)
         for p in params:
             shapes[p.shape].append(p)
         super().__init__([dict(params=ps) for ps in shapes.values()],
                          dict(lr=0.0, weight_decay=weight_decay, momentum=momentum, average=average, weight_sum=0.0, lr_max=0.0, train_mode=True))
-        fused = lambda work: torch.compile(work, dynamic=False) if compile and params[0].is_cuda else work
-        self.look_ahead, self.move, self.move_schedulefree = fused(look_ahead), fused(move), fused(move_schedulefree)
         self.stacks = [torch.stack([p.data for p in ps]) for ps in shapes.values()]            # (n, rows, columns)
         for ps, stack in zip(shapes.values(), self.stacks):
             for p, row in zip(ps, stack):
@@ -73,16 +54,18 @@ class Muon(torch.optim.Optimizer):
             state, grad = self.state[params[0]], torch.stack([p.grad for p in params])
             if not state:
                 state.update(momentum=torch.zeros_like(y), **({"z": y.clone()} if beta else {}))
+            state["momentum"].lerp_(grad, 1 - group["momentum"])
             scale = 0.2 * max(y.shape[1:]) ** 0.5              # AdamW's updates have about 0.2 in root mean square
-            update = orthogonal(self.look_ahead(grad, state["momentum"], group["momentum"]))
-            decay, lr = group["weight_decay"] / scale, group["lr"] * scale
-            if beta:                                           # steps of the warm-up count less in the average
+            update = orthogonal(grad.lerp_(state["momentum"], group["momentum"]))              # Nesterov's look ahead
+            update, lr = torch.add(update, y, alpha=group["weight_decay"] / scale), group["lr"] * scale
+            if beta:                                           # arXiv 2405.15682; steps of the warm-up count less in the average
                 group["lr_max"] = max(group["lr_max"], group["lr"])
                 group["weight_sum"] += group["lr_max"] ** 2
                 share = group["lr_max"] ** 2 / group["weight_sum"]
-                self.move_schedulefree(y, state["z"], update, decay, torch.tensor(lr), beta, torch.tensor(share))     # tensors: a number that
-            else:                                              # changes would be compiled anew
-                self.move(y, update, decay, torch.tensor(lr))
+                y.lerp_(state["z"], share).add_(update, alpha=lr * (beta * (1 - share) - 1))
+                state["z"].sub_(update, alpha=lr)
+            else:
+                y.sub_(update, alpha=lr)
 
     @torch.no_grad()
     def eval(self):
@@ -103,11 +86,11 @@ def schedulefree_adamw(groups, c):
 
 
 def muon(params, c):
-    return Muon(params, c.weight_decay, compile=c.compile)
+    return Muon(params, c.weight_decay)
 
 
 def schedulefree_muon(params, c):
-    return Muon(params, c.weight_decay, average=c.beta1, compile=c.compile)
+    return Muon(params, c.weight_decay, average=c.beta1)
 
 
 OPTIMIZERS = {                     # name: (for the matrices of the blocks, or None; for the rest; does the rate fall at the end?)

@@ -156,9 +156,11 @@ MAY_CHANGE = ("out_dir", "overwrite", "resume", "init_from", "device", "compile"
 
 
 def changed(found, config, may_change):
-    """In which knobs, beside those that may, a config differs from a checkpoint's: as text, empty if in none."""
-    return "; ".join(f"{key} was {was!r} and is {getattr(config, key, None)!r}" for key, was in found["config"].items()
-                     if was != getattr(config, key, None) and key not in may_change)
+    """In which knobs, beside those that may, a config differs from a checkpoint's: as text, empty if in none. A knob that is newer than the
+    checkpoint had its default."""
+    were = {field.name: found["config"].get(field.name, field.default) for field in dataclasses.fields(config)}
+    return "; ".join(f"{key} was {was!r} and is {getattr(config, key)!r}" for key, was in were.items()
+                     if was != getattr(config, key) and key not in may_change)
 
 
 class Run:
@@ -315,7 +317,7 @@ def test(config, model, tasks, rows, device, log, step):
     log(f"drafts: {len(drafts)} in {clock(time.time() - begun)}, {metrics['failed_drafts']:.1%} of them no grid; {exam.left_out} demonstrations "
         f"did not fit; attempts are in {log.folder / 'submission.json'}")
     if config.rate_views:
-        counted, (metrics, attempts) = metrics, score(tasks, rate(model, tasks, drafts, attempts, config, rows, device))
+        counted, (metrics, attempts) = metrics, score(tasks, drafts, rate(model, tasks, attempts, config, rows, device))
         metrics.update({f"{key}_counted": counted[key] for key in ("pass1", "pass2") if key in counted})
         write_json(log.folder / "submission.json", submission(tasks, attempts))
         log(f"attempts are ranked anew, by their likelihood under {config.rate_views} views; {clock(time.time() - begun)} so far")
@@ -343,6 +345,7 @@ def test(config, model, tasks, rows, device, log, step):
 
 def main(argv=None):
     """Run with the arguments of a command line. -> metrics."""
+    begun = time.time()
     config, given = knobs.load(sys.argv[1:] if argv is None else argv)
     device, why = pick_device(config)
     torch.manual_seed(config.seed)
@@ -413,6 +416,7 @@ def main(argv=None):
         with averaged(model, optimizer):
             scores, attempts = test(config, model, data["test"], rows, device, log, run.step)
         metrics.update(scores)
+    metrics["minutes"] = (time.time() - begun) / 60            # all but the imports
     log.close(metrics)
     write_report(log, config, metrics, data["test"], attempts)
     return metrics

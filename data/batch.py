@@ -243,8 +243,9 @@ def ignore_interrupt(_):
 
 class FromTasks(torch.utils.data.IterableDataset):
     """Tasks from files. An epoch shows every task once (with a task embedding, every pair that fits), cut into documents, each under a
-    random view; some more often (focus), long ones less (short). Steps are filled from a window of documents: the oldest, while it fits, then the longest that
-    fits. The order follows from the seed alone, so resuming runs through it again without the work."""
+    random view; unless `focus` says that some come more often, and `short` that long ones come less. Steps are filled from a window of
+    documents: the oldest, while it fits, then the longest that fits. The order follows from the seed alone, so resuming runs through it
+    again without the work."""
     WINDOW = 64
 
     def __init__(self, tasks, config, rows, device, asked=frozenset()):

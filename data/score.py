@@ -18,7 +18,7 @@ class Draft(NamedTuple):
     test: int                      # number of the test input
     view: int                      # 0 is the task as it is
     grid: object                   # (H, W) in the task's own orientation and colours; None: failed
-    logp: float                    # mean log-probability of its tokens; where evaluate.rate ranked drafts, of the whole grid
+    logp: float                    # mean log-probability of its tokens
     sure: object = None            # (H, W) log-probability of each cell
     weight: float = 1.0            # of its vote
 
@@ -54,14 +54,14 @@ def same(grid, answer):
     return grid is not None and grid.shape == answer.shape and bool((grid == answer).all())
 
 
-def score(tasks, drafts):
-    """-> (metrics, {(task id, test number): grids as voted}). Metrics are over the test inputs whose answer is known, each task
+def score(tasks, drafts, attempts=None):
+    """-> (metrics, {(task id, test number): grids as voted, or `attempts`, where they were ranked otherwise}). Metrics are over the test inputs whose answer is known, each task
     counting once: pass@1 of the plain view and of a view on average, pass@1 and pass@2 voted, the oracle (some view drafted it),
     cell accuracy of the plain view (0 where the shape is wrong), share of drafts that are no grid; tasks: how many."""
     by_input, results = defaultdict(list), defaultdict(list)
     for draft in drafts:
         by_input[draft.task, draft.test].append(draft)
-    attempts = {key: vote(group) for key, group in by_input.items()}
+    attempts = attempts or {key: vote(group) for key, group in by_input.items()}
     for task in tasks:
         rows = []
         for i, (_, answer) in enumerate(task.test):

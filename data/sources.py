@@ -39,6 +39,8 @@ def load_data(config):
     protected, train = val + test, []
     if c.train == "oned" and not c.eval_only:
         train = None
+        if c.short:
+            raise UserError(f"short = {c.short} is for tasks from files; generated ones are short: set --short=0")
         if c.task_embed:
             raise UserError("train = 'oned' never ends, so there is no table of its tasks: set --task_embed=False, or give "
                             "it a number, as --train=oned#2000")
@@ -53,7 +55,8 @@ def load_data(config):
         if c.task_embed:
             own = {t.id: t._replace(test=[]) for t in protected}
             train += own.values()
-            say.append(f"       and the demonstrations of the {len(own)} tasks of val and test: their rules live in the weights")
+            say.append(f"       and the demonstrations of the {len(own)} tasks of val and test: their rules live in the weights"
+                       + (f"; shown {c.focus:g} times as often" if c.focus != 1 else ""))
         if not train:
             raise UserError(f"train = {c.train!r}: no task is left to train on")
     if not c.task_embed:

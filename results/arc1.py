@@ -1,25 +1,25 @@
 """ARC-1: what a lever or an encoding is worth, every run alike but for it. For one GPU, which the runs share; they are compared at equal steps.
 
-    python results/arc1.py levers --data=DIR                         # all of LEVERS below, on tasks held out from training
-    python results/arc1.py levers base short focus --data=DIR        # some of them
+    python results/arc1.py levers base short focus --data=DIR        # on tasks held out from training
     python results/arc1.py levers both re_arc --held=100 --data=DIR  # re-ARC holds the rule of every task held out: only the others' is used
     python results/arc1.py encodings --data=DIR --steps=12000        # config/arc1.py with each encoding
-    python results/arc1.py encodings --data=DIR --steps=20000 --public          # the same, scored on the public evaluation tasks: count how often
+    python results/arc1.py encodings --data=DIR --steps=20000 --public          # the same, scored on the public evaluation tasks
 
-DIR holds arc1-training.json, arc1-evaluation.json, arc2-training.json, conceptarc.json, and re-arc.json where it is asked for, in ARC's format. Held
+DIR holds arc1-training.json, arc1-evaluation.json, arc2-training.json, conceptarc.json, and re-arc.json where it is asked for: {id: task}. Held
 out are the test outputs of all 400 ARC-1 training tasks, or of --held=N (a hundred tell levers apart only where they are worth 8 points);
-trained on are their demonstrations, those of the evaluation tasks, and what else there is, ARC-2's copies of the evaluation tasks left out. --jobs=N runs go at once (default 6; under CUDA's MPS daemon they really share
-the chip); other --key=value go to train.py. Writes results/arc1/TABLE.json and prints it as a table.
+trained on are their demonstrations, those of the evaluation tasks, and what else there is, ARC-2's copies of the evaluation tasks left out. --jobs=N
+runs go at once (default 6; under CUDA's MPS daemon they really share the chip); other --key=value go to train.py. Each run is added to
+results/arc1/WHAT.json as it ends, beside those that are there, and all are printed as a table. times_scored counts public runs of an arm.
 """
 import json
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
+ROOT, START = HERE.parent, Path.cwd()
 os.chdir(ROOT)
 sys.path.insert(0, str(ROOT))
 
@@ -56,19 +56,16 @@ def others(folder):
     return path
 
 
-def run(name, knobs, train_on, extra):
+def run(folder, knobs, train_on, extra):
     """One training run in a process of its own -> its scores."""
-    folder, knobs = Path("out") / "arc1_arms" / name, dict(knobs)
-    train_on = [path for path in train_on if knobs.get("re_arc") or path.stem != "re-arc"]
-    knobs.pop("re_arc", None)
-    command = [sys.executable, "train.py", "config/arc1.py", f"--out_dir={folder}", "--overwrite", "--val=", "--eval_every=1000000",
+    command = [sys.executable, "train.py", "config/arc1.py", f"--out_dir={folder}", "--overwrite", "--eval_every=1000000",
                f"--train={'+'.join(map(str, train_on))}", *extra, *(f"--{key}={value}" for key, value in knobs.items())]
     done = subprocess.run(command, text=True, capture_output=True, env={"OMP_NUM_THREADS": "2", **os.environ})
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-3000:]}")
+        return f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-3000:]}"
     records = [json.loads(line) for line in open(folder / "metrics.jsonl")]
     test = next(m for m in records if m["kind"] == "test")
-    return dict(knobs=knobs, train_seconds=[m["seconds"] for m in records if m["kind"] == "train"][-1], **{key: test[key] for key in test if key != "families"})
+    return dict(train_seconds=[m["seconds"] for m in records if m["kind"] == "train"][-1], **{key: test[key] for key in test if key != "families"})
 
 
 def table(runs):
@@ -77,27 +74,40 @@ def table(runs):
                       *(f"| {name} | {' | '.join(percent(found, key) for key in SCORES)} |" for name, found in runs.items())])
 
 
-def main(argv):
+def main(argv, out=HERE / "arc1"):
     names = [a for a in argv if not a.startswith("--")]
     given = dict(a[2:].partition("=")[::2] for a in argv if a.startswith("--"))
     if not names or names[0] not in ARMS or not set(names[1:]) <= set(ARMS[names[0]]) or "data" not in given:
         sys.exit(__doc__)
-    folder, jobs, steps, public = Path(given.pop("data")), int(given.pop("jobs", 6)), int(given.pop("steps", 4500)), given.pop("public", None) is not None
-    files, held = {name: folder / f"{name}.json" for name in ("arc1-training", "arc1-evaluation", "conceptarc", "arc2-training", "re-arc")}, given.pop("held", "")
-    if public:
-        train_on = [files[name] for name in ("arc1-training", "conceptarc", "arc2-training", "re-arc")]
-        extra = [f"--test={files['arc1-evaluation']}", "--views=32"]
-    else:
-        train_on = [others(folder), files["arc1-training"], files["re-arc"]]
-        extra = [f"--test={files['arc1-training']}{'#' + held if held else ''}", "--views=8"]
-    extra += ["--rate_views=8", f"--max_steps={steps}", f"--warmup={540 / max(steps, 540)}", "--draft_tokens=200000", *(f"--{key}={value}" for key, value in given.items())]
+    data, jobs, steps = (START / given.pop("data")).resolve(), int(given.pop("jobs", 6)), int(given.pop("steps", 4500))
+    public, held = given.pop("public", None) is not None, given.pop("held", "")
     arms = {name: ARMS[names[0]][name] for name in names[1:] or ARMS[names[0]]}
+    more = [name for name, knobs in arms.items() if "re_arc" in knobs]
+    if held and public or more and not (held or public):
+        sys.exit("--held goes without --public; and with all of ARC-1's training tasks held out nothing of re-ARC is left: name --held=100")
+    files = {name: data / f"{name}.json" for name in ("arc1-training", "arc1-evaluation", "conceptarc", "arc2-training", *["re-arc"] * bool(more))}
+    if missing := [str(path) for path in files.values() if not path.is_file()]:
+        sys.exit(f"no such file: {', '.join(missing)}")
+
+    what = f"{names[0]}{'_public' if public else f'_held{held}' if held else ''}_{steps}"
+    train_on = [files[name] for name in ("arc1-training", "conceptarc", "arc2-training")] if public else [others(data), files["arc1-training"]]
+    extra = [f"--test={files['arc1-evaluation']}", "--views=32"] if public else [f"--test={files['arc1-training']}{'#' + held if held else ''}", "--views=8"]
+    extra += [f"--max_steps={steps}", f"--warmup={540 / max(steps, 540)}", "--draft_tokens=200000", *(f"--{key}={value}" for key, value in given.items())]
+    path = out / f"{what}.json"
+    kept = json.loads(path.read_text()) if path.exists() else dict(runs={})
     with ThreadPoolExecutor(jobs) as pool:
-        runs = dict(zip(arms, pool.map(lambda name: run(name, arms[name], train_on, extra), arms)))
-    print(table(runs))
-    path = HERE / "arc1" / f"{names[0]}{'_public' if public else f'_held{held}' if held else ''}_{steps}.json"
-    write_json(path, dict(about=f"python {' '.join(sys.argv)}", versions=train.versions(), jobs=jobs, steps=steps, runs=runs))
-    return runs
+        jobs_of = {pool.submit(run, Path("out") / "arc1_arms" / what / name, {k: v for k, v in knobs.items() if k != "re_arc"},
+                               train_on + [data / "re-arc.json"] * ("re_arc" in knobs), extra): name for name, knobs in arms.items()}
+        for job in as_completed(jobs_of):
+            name, found = jobs_of[job], job.result()
+            if isinstance(found, str):                         # the others go on
+                print(f"{name} failed: {found}", file=sys.stderr)
+                continue
+            found["times_scored"] += kept["runs"].get(name, {}).get("times_scored", 0)
+            kept["runs"][name] = dict(found, knobs=arms[name], command=f"python results/arc1.py {' '.join(argv)}", jobs=jobs, versions=train.versions())
+            write_json(path, kept)
+    print(table(kept["runs"]))
+    return kept["runs"]
 
 
 if __name__ == "__main__":

@@ -338,8 +338,9 @@ def test_directory_of_single_tasks_and_sources_joined(tmp_path):
     tasks = flip_tasks(4)
     folder = tmp_path / "folder"
     folder.mkdir()
-    for task in tasks[:2]:
-        (folder / f"{task.id}.json").write_text(json.dumps(raw(task)))
+    (folder / "concept").mkdir()                               # as ConceptARC's corpus has them
+    for task, place in zip(tasks, (folder / "concept", folder)):
+        (place / f"{task.id}.json").write_text(json.dumps(raw(task)))
     file = write_tasks(tmp_path / "rest.json", tasks[2:])
     assert same_tasks(arc.load(f"{folder}+{file}"), tasks)
 

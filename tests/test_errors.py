@@ -101,6 +101,9 @@ KNOBS = {
     "nothing to resume": (dict(resume=True), "ckpt.pt does not exist: nothing was saved there yet"),
     "nothing to evaluate": (dict(eval_only=True), "ckpt.pt: no such checkpoint"),
     "a rate of zero": (dict(learning_rate=0), "learning_rate = 0"),
+    "nothing is asked": (dict(focus=0), "focus = 0.0 is out of its range, 0.01 to"),
+    "focus on what is not trained on": (dict(focus=2.0), "focus = 2.0.*--focus=1 or --task_embed=True"),
+    "generated tasks cut short": (dict(short=100), "short = 100.*--short=0"),
 }
 
 

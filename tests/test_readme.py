@@ -1,8 +1,11 @@
 """What the README says is so: its commands run, its numbers are those of results/, its tree is the tree."""
+import gzip
 import importlib.util
 import json
+import os
 import re
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -81,12 +84,21 @@ def test_two_encodings_at_once_are_what_was_measured():
 
 def test_arc1_is_what_was_measured():
     """The scores of the rows, from the runs' records, and those of the levers."""
-    rows = dict(rope3d_40000="rope3d, 40,000 steps", rope3d_20000="rope3d, `arc1.py`", rope3d="rope3d, earlier", quadtree="quadtree, earlier")
-    for name, label in rows.items():
+    rows = dict(rope3d_40000=("rope3d, `arc1_11min.py`", "`arc1_11min.py`, 80 views"), rope3d_20000=("rope3d, `arc1.py`", "`arc1.py`, 32 views"),
+                rope3d=("rope3d, earlier", "earlier, 34M, 32 views"), quadtree=("quadtree, earlier", "quadtree, earlier, 34M, 32 views"))
+    answers = json.loads((Path(os.environ["ARC_DATA"]) / "arc1-evaluation.json").read_text()) if "ARC_DATA" in os.environ else {}
+    for name, labels in rows.items():
         found = [m for m in map(json.loads, open(ROOT / "results" / "arc1" / f"{name}.jsonl")) if m["kind"] == "test"]
-        row = next(line for line in README.splitlines() if line.startswith(f"| **nanoARC, {label}**"))
+        row, detail = (next(line for line in README.splitlines() if line.startswith(start)) for start in (f"| **nanoARC, {labels[0]}**", f"| {labels[1]} |"))
         assert len(found) == 1 and found[0]["times_scored"] == 1 and found[0]["tasks"] == 400
         assert f"**{100 * found[0]['pass2']:.1f}**" in row
+        shown = [found[0]["pass1_single"], found[0].get("pass2_counted", found[0]["pass2"]), found[0]["pass2"] if "pass2_counted" in found[0] else None, found[0]["oracle"]]
+        assert detail.strip("| ").split(" | ")[1:] == ["-" if x is None else f"{100 * x:.1f}" for x in shown]
+        if answers:                                            # what was submitted, scored by hand, with the leaked task and without
+            said = json.loads(gzip.open(ROOT / "results" / "arc1" / f"{name}.submission.json.gz").read())
+            scores = {t: sum(pair["output"] in attempt.values() for pair, attempt in zip(task["test"], said[t])) / len(task["test"]) for t, task in answers.items()}
+            leaked = scores.pop("070dd51e")
+            assert abs((sum(scores.values()) + leaked) / 400 - found[0]["pass2"]) < 1e-9 and f"({100 * sum(scores.values()) / 399:.1f} without" in row
     levers = json.loads((ROOT / "results" / "arc1" / "levers.json").read_text())
     levers = [*levers["equal_time"]["runs"].values(), *list(levers["earlier"]["runs"].values())[-2:]]
     rows = [line.split("|") for line in README.split("| lever |")[1].split("\n\n")[0].splitlines()[2:]]
@@ -97,8 +109,25 @@ def test_arc1_is_what_was_measured():
 def test_levers_are_what_was_measured():
     runs = json.loads((ROOT / "results" / "arc1" / "levers_4500.json").read_text())["runs"]
     rows = [line.strip("| ").split(" | ") for line in README.split("| lever, 4,500 steps |")[1].split("\n\n")[0].splitlines()[2:]]
-    expected = [[f"{100 * m[key]:.1f}" for key in ("pass1_view", "pass2_counted", "pass2", "oracle")] for m in runs.values()]
-    assert sorted(row[1:] for row in rows) == sorted(expected) and all(m["tasks"] == 400 and m["times_scored"] == 1 for m in runs.values())
+    labels = dict(base="none", focus="`focus=2`", short="`short=400`", heads3="3 heads of 128 instead", prefix3="3 heads of 128, and input grids", rate7="rate 0.007")
+    assert set(labels) == set(runs) and len(rows) == 6
+    for name, start in labels.items():
+        (row,) = [row for row in rows if row[0].startswith(start)]
+        assert row[1:] == [f"{100 * runs[name][key]:.1f}" for key in ("pass1_view", "pass2_counted", "pass2", "oracle")]
+    assert all(m["tasks"] == 400 and m["times_scored"] == 1 for m in runs.values())
+
+
+def test_the_command_of_arc1_runs(tmp_path, monkeypatch, capsys):
+    """On directories of single tasks, as the repositories have them."""
+    (line,) = re.findall(r"^python train.py (config/arc1_11min.py .*)$", README, re.M)
+    for seed, folder in enumerate(re.findall(r"[\w-]+/[\w/]+(?=\+| |$)", line.partition(" ")[2].replace("=", " "))):
+        place = tmp_path / folder / "concept" if "Concept" in folder else tmp_path / folder
+        place.mkdir(parents=True)
+        for i, task in enumerate(flip_tasks(2, seed=seed)):
+            write_tasks(place / f"{seed}{i}.json", [task._replace(id=f"{seed}{i}")])
+    monkeypatch.chdir(tmp_path)
+    metrics = train.main([*shlex.split(line), *flags(**TINY, out_dir=tmp_path / "run", rate_views=2)])
+    assert metrics["tasks"] == 2 and "pass2_counted" in metrics and "train: 6 tasks" in capsys.readouterr().out
 
 
 def test_the_runs_behind_the_levers_start(tmp_path, monkeypatch, capsys):
@@ -106,16 +135,29 @@ def test_the_runs_behind_the_levers_start(tmp_path, monkeypatch, capsys):
     spec = importlib.util.spec_from_file_location("results_arc1", ROOT / "results" / "arc1.py")
     arms = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(arms)
-    monkeypatch.setattr(arms, "HERE", tmp_path)
-    (tmp_path / "arc1").mkdir()
+    monkeypatch.chdir(tmp_path)                                # its out/ too
+    for file in ("train.py", *sorted(path.name for path in ROOT.glob("*.py")), "config", "data", "encodings"):
+        (tmp_path / file).exists() or (tmp_path / file).symlink_to(ROOT / file)
+    monkeypatch.setattr(arms, "ROOT", tmp_path)
     for seed, name in enumerate(("arc1-training", "arc1-evaluation", "arc2-training", "conceptarc")):
         write_tasks(tmp_path / f"{name}.json", [t._replace(id=f"{name}{i}") for i, t in enumerate(flip_tasks(3, seed=seed))])
     tiny = [f"--{key}={value}" for key, value in {**TINY, "views": 2, "rate_views": 2}.items() if key not in ("max_steps", "eval_every", "val")]
-    for more in ([], ["--public"]):
-        runs = arms.main(["levers", "focus", f"--data={tmp_path}", "--steps=2", *more, *tiny])
-        assert runs["focus"]["tasks"] == 3 and runs["focus"]["step"] == 2 and "| focus | " in capsys.readouterr().out
-    found = json.loads((tmp_path / "arc1" / "levers_2.json").read_text())
-    assert found["runs"]["focus"]["source"].endswith("arc1-training.json") and runs["focus"]["source"].endswith("arc1-evaluation.json")
+    call = lambda *args: arms.main(["levers", *args, f"--data={tmp_path}", "--steps=2", *tiny], out=tmp_path)
+    earlier = dict(times_scored=1, pass2=0.5)
+    for what in ("levers_2", "levers_public_2"):
+        (tmp_path / f"{what}.json").write_text(json.dumps(dict(runs=dict(rate7=earlier, focus=earlier))))
+    held = call("focus")
+    assert json.loads((tmp_path / "levers_2.json").read_text())["runs"] == held and held["rate7"] == earlier
+    assert "| focus | " in capsys.readouterr().out and held["focus"]["source"].endswith("arc1-training.json")
+    assert held["focus"]["tasks"] == 3 and held["focus"]["step"] == 2
+    public = call("focus", "--public")["focus"]
+    assert public["source"].endswith("arc1-evaluation.json") and public["times_scored"] == 2
+    with pytest.raises(SystemExit, match="--held=100"):
+        call("re_arc")
+    with pytest.raises(SystemExit, match="re-arc.json"):
+        call("re_arc", "--held=2")
+    call("focus", "--held=2", "--oned_lift=7")
+    assert "oned_lift = 7.0 is out of its range" in capsys.readouterr().err and not (tmp_path / "levers_held2_2.json").exists()
 
 
 def test_refinement_is_what_was_measured():

@@ -24,7 +24,7 @@ from conftest import (ROOT, TINY, batch_of, checkpoint, equal, filled_model, fla
 from data import arc
 from data.batch import IGNORE, Generated
 from data.exam import questions
-from data.score import Draft, score, vote
+from data.score import Draft, score
 from model import GPT, from_checkpoint
 from optim import OPTIMIZERS, Muon, Optimizer, averaged, learning_rate, orthogonal
 from replay import Recorded
@@ -342,8 +342,8 @@ def test_rated_drafts_are_ranked_by_their_likelihood_under_all_views():
     a, b, c = np.array([[1, 2, 3]]), np.array([[1, 2, 4]]), np.ones((1, 9), int)         # lying 11 tokens, standing 19
     drafts = [Draft(task.id, i, v, grid, -0.5) for i in (0, 1) for v, grid in enumerate([a, a, b, None, c][:5 - i])]
     drafts.append(Draft(other.id, 0, 0, a, -0.3))
-    rated = evaluate.rate(model, [task, other], drafts, score([task, other], drafts)[1], config, rows, device)
-    assert rated[-1] is drafts[-1] and rated[3] is drafts[3]                          # nothing to choose from; no grid
+    ranked = evaluate.rate(model, [task, other], score([task, other], drafts)[1], config, rows, device)
+    assert [len(ranked[key]) for key in ((task.id, 0), (task.id, 1), (other.id, 0))] == [3, 2, 1]
     for i, grids in ((0, [a, b, c]), (1, [a, b])):
         views = [(s, table) for _, test, _, s, table in questions([task], 6, config) if test == i]
         views = [(s, table) for s, table in views if all(arc.encode_pair((x, y))[0].size - arc.encode_pair((x, y))[1] <= 15
@@ -358,11 +358,7 @@ def test_rated_drafts_are_ranked_by_their_likelihood_under_all_views():
                 values.append(float(logp[at].gather(1, batch.targets[at][:, None]).sum()))
             expected.append(np.mean(values))
         assert 0 < len(views) and (len(views) < 6) == (len(grids) == 3)
-        mine = [d for d in rated[:-1] if d.test == i and d.grid is not None]
-        for draft in mine:
-            k = next(k for k, grid in enumerate(grids) if np.array_equal(draft.grid, grid))
-            assert draft.weight == 0 and np.isclose(draft.logp, expected[k], rtol=1e-4)
-        order = [next(k for k, grid in enumerate(grids) if np.array_equal(grid, g)) for g in vote(mine)]
+        order = [next(k for k, grid in enumerate(grids) if np.array_equal(grid, g)) for g in ranked[task.id, i]]
         assert order == sorted(range(len(grids)), key=lambda k: -expected[k])
 
 
@@ -373,11 +369,41 @@ def test_only_the_best_grids_are_rated(monkeypatch):
     drafts = [Draft(task.id, 0, 10 * k + v, grid, -0.5) for k, grid in enumerate(grids) for v in range(10 - k)]
     monkeypatch.setattr(evaluate, "RATED", 3)
     model, config = filled_model(tiny_shape(max_len=128)).eval(), Config(max_len=128, max_answer=30, demos=1, rate_views=2)
-    attempts = score([task], drafts)[1]
-    rated = evaluate.rate(model, [task], drafts, attempts, config, {}, torch.device("cpu"))
-    assert {d.weight for d in rated[:27]} == {0.0} and {d.weight for d in rated[27:]} == {-1.0}
-    ranked = [arc.grid_key(grid) for grid in vote(rated)]
-    assert set(ranked[:3]) == {arc.grid_key(grid) for grid in grids[:3]} and len(ranked) == 8
+    real = evaluate.teacher_forced
+    def forced(model, exam, *rest):                            # the third is the likeliest
+        got = real(model, exam, *rest)
+        assert len(exam.tasks[0].test) == 3
+        return {**got, "nll": np.array([float(3 - i) for _, i, *_ in exam.asked])}
+    monkeypatch.setattr(evaluate, "teacher_forced", forced)
+    ranked = evaluate.rate(model, [task], score([task], drafts)[1], config, {}, torch.device("cpu"))[task.id, 0]
+    assert [arc.grid_key(grid) for grid in ranked] == [arc.grid_key(grids[k]) for k in (2, 1, 0, 3, 4, 5, 6, 7)]
+
+
+def test_focus_reaches_the_tasks_that_are_asked(tmp_path, run, monkeypatch, capsys):
+    """Those of val and of test, and no others."""
+    files = {name: write_tasks(tmp_path / f"{name}.json", [t._replace(id=f"{name}{i}") for i, t in enumerate(flip_tasks(2, seed=seed))])
+             for seed, name in enumerate(("train", "val", "test"))}
+    streams, real = [], train.FromTasks
+    monkeypatch.setattr(train, "FromTasks", lambda *args: streams.append(real(*args)) or streams[-1])
+    run(**files, demos=0, task_embed=True, focus=3.0, max_steps=1)
+    assert {task.id: times for task, times in zip(streams[0].tasks, streams[0].times)} == \
+        {f"{name}{i}": 1.0 if name == "train" else 3.0 for name in files for i in (0, 1)}
+    assert "shown 3 times as often" in capsys.readouterr().out
+
+
+def test_memory_too_small_to_judge_halves_the_batch(monkeypatch, capsys):
+    tasks = flip_tasks(9)
+    model, config = filled_model(tiny_shape(max_len=256)).eval(), Config(max_len=256, max_answer=30, demos=1)
+    exam = evaluate.exam_of(tasks, config, {}, torch.device("cpu"))
+    expected, real = evaluate.validate(model, exam, config, torch.device("cpu")), exam.batch
+    def small(which):
+        if len(which) > 2:
+            raise torch.OutOfMemoryError("injected")
+        return real(which)
+    exam.batch = small
+    found = evaluate.validate(model, exam, config, torch.device("cpu"))
+    assert np.isclose(found["loss"], expected["loss"]) and found["cells"] == expected["cells"]
+    assert "out of memory with 9 documents at once: half of them" in capsys.readouterr().out
 
 
 def test_ranking_by_likelihood_changes_the_attempts(run, monkeypatch):
@@ -472,9 +498,9 @@ def test_out_of_memory_in_drafting_halves_what_is_drafted_at_once(run, tmp_path,
     monkeypatch.setattr(evaluate, "generate", generate)
     run(out="halves", val="")
     whole, halves = ((tmp_path / out / "submission.json").read_text() for out in ("whole", "halves"))
-    assert whole == halves and "out of memory with 4 drafts at once" in log_of(tmp_path / "halves")
+    assert whole == halves and "out of memory with 4 documents at once" in log_of(tmp_path / "halves")
     most = 0
-    with pytest.raises(UserError, match="out of memory while drafting a single answer.*--max_answer"):
+    with pytest.raises(UserError, match="out of memory with a single document.*--max_answer"):
         run(out="none", val="")
 
 
