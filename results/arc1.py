@@ -36,6 +36,7 @@ LEVERS = {                                                     # name: what diff
     "focus4": dict(focus=4.0),
     "rate25": dict(learning_rate=2.5e-3),
     "shared_keys": dict(n_kv_head=2),
+    "wide": dict(n_embd=512, n_head=8, n_kv_head=8, n_mlp=2048),
     "re_arc": dict(re_arc=True),                               # 16 generated pairs more for each ARC-1 training task
     "re_arc_focus4": dict(re_arc=True, focus=4.0),
 }
