@@ -27,7 +27,8 @@ def names(text):
 RANGES = (                                                     # knobs, the least and the most they may be
     ("max_steps demos keep_every micro_tokens frame rate_views", 0, 10 ** 9),
     ("batch_tokens n_layer n_head n_kv_head n_embd n_mlp views draft_tokens eval_every log_every oned_eval oned_min_width", 1, 10 ** 9),
-    ("refine_steps short", 0, 10 ** 9), ("focus", 0.01, 1000), ("refine_tasks refine_views refine_layers refine_loops", 1, 10 ** 9), ("refine_temperature", 0, 10),
+    ("refine_steps short", 0, 10 ** 9), ("focus", 0.01, 1000),
+    ("refine_tasks refine_views refine_layers refine_loops", 1, 10 ** 9), ("refine_temperature", 0, 10),
     ("refine_right refine_corrupt", 0, 1), ("refine_wrong", 1, 1000),
     ("max_len", 8, 10 ** 9), ("max_answer", 2, 10 ** 9), ("seed", 0, 2 ** 31 - 1), ("workers", -1, 256),
     ("dropout beta2", 0, 0.9999), ("beta1", 0.01, 0.9999), ("warmup decay oned_lift", 0, 1), ("weight_decay embed_decay grad_clip", 0, 10 ** 6),
@@ -151,8 +152,8 @@ class Config:
             if getattr(self, total) % getattr(self, part):
                 raise UserError(f"{total} = {getattr(self, total)} must be a multiple of {part} = {getattr(self, part)}")
         if self.focus != 1 and not self.task_embed:
-            raise UserError(f"focus = {self.focus} is how often demonstrations of val and test are trained on, and without task_embed they are not: set "
-                            "--focus=1 or --task_embed=True")
+            raise UserError(f"focus = {self.focus} is how often demonstrations of val and test are trained on, and without task_embed they are "
+                            "not: set --focus=1 or --task_embed=True")
         if self.demos == 0 and not self.task_embed:
             raise UserError("demos = 0 and task_embed = False: nothing would tell the rule; set --demos=3 or --task_embed=True")
         if self.max_len > self.micro_limit():

@@ -55,9 +55,10 @@ def same(grid, answer):
 
 
 def score(tasks, drafts, attempts=None):
-    """-> (metrics, {(task id, test number): grids as voted, or `attempts`, where they were ranked otherwise}). Metrics are over the test inputs whose answer is known, each task
-    counting once: pass@1 of the plain view and of a view on average, pass@1 and pass@2 voted, the oracle (some view drafted it),
-    cell accuracy of the plain view (0 where the shape is wrong), share of drafts that are no grid; tasks: how many."""
+    """-> (metrics, {(task id, test number): grids as voted, or `attempts`, where they were ranked otherwise}). Metrics are over the test
+    inputs whose answer is known, each task counting once: pass@1 of the plain view and of a view on average, pass@1 and pass@2 voted, the
+    oracle (some view drafted it), cell accuracy of the plain view (0 where the shape is wrong), share of drafts that are no grid; tasks: how
+    many."""
     by_input, results = defaultdict(list), defaultdict(list)
     for draft in drafts:
         by_input[draft.task, draft.test].append(draft)

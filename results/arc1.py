@@ -40,13 +40,14 @@ LEVERS = {                                                     # name: what diff
     "re_arc": dict(re_arc=True),                               # 16 generated pairs more for each ARC-1 training task
     "re_arc_focus4": dict(re_arc=True, focus=4.0),
 }
-ENCODINGS = {name: dict(encoding=name) for name in ("none", "learned", "onehot", "quadtree", "sinusoidal", "rope", "rope2d", "rope3d", "quadtree+rope3d")}
+ENCODINGS = {name: dict(encoding=name)
+             for name in ("none", "learned", "onehot", "quadtree", "sinusoidal", "rope", "rope2d", "rope3d", "quadtree+rope3d")}
 ARMS = {"levers": LEVERS, "encodings": ENCODINGS}
 SCORES = ("pass1_view", "pass2_counted", "pass2", "oracle")
 
 
 def others(folder):
-    """Writes what to train on beside ARC-1's training tasks; of those that are held out the leak guard takes all but the demonstrations. -> its path."""
+    """Writes what to train on beside ARC-1's training tasks; of those that are held out the leak guard leaves the demonstrations alone. -> path."""
     read = lambda name: json.loads((folder / f"{name}.json").read_text())
     evaluation = read("arc1-evaluation")
     pool = {**read("conceptarc"), **{name: task for name, task in read("arc2-training").items() if name not in evaluation}}
@@ -92,8 +93,9 @@ def main(argv, out=HERE / "arc1"):
 
     what = f"{names[0]}{'_public' if public else f'_held{held}' if held else ''}_{steps}"
     train_on = [files[name] for name in ("arc1-training", "conceptarc", "arc2-training")] if public else [others(data), files["arc1-training"]]
-    extra = [f"--test={files['arc1-evaluation']}", "--views=32"] if public else [f"--test={files['arc1-training']}{'#' + held if held else ''}", "--views=8"]
-    extra += [f"--max_steps={steps}", f"--warmup={540 / max(steps, 540)}", "--draft_tokens=200000", *(f"--{key}={value}" for key, value in given.items())]
+    test, views = (files["arc1-evaluation"], 32) if public else (f"{files['arc1-training']}{'#' + held if held else ''}", 8)
+    extra = [f"--test={test}", f"--views={views}", f"--max_steps={steps}", f"--warmup={540 / max(steps, 540)}", "--draft_tokens=200000",
+             *(f"--{key}={value}" for key, value in given.items())]
     path = out / f"{what}.json"
     kept = json.loads(path.read_text()) if path.exists() else dict(runs={})
     with ThreadPoolExecutor(jobs) as pool:
@@ -105,7 +107,8 @@ def main(argv, out=HERE / "arc1"):
                 print(f"{name} failed: {found}", file=sys.stderr)
                 continue
             found["times_scored"] += kept["runs"].get(name, {}).get("times_scored", 0)
-            kept["runs"][name] = dict(found, knobs=arms[name], command=f"python results/arc1.py {' '.join(argv)}", jobs=jobs, versions=train.versions())
+            kept["runs"][name] = dict(found, knobs=arms[name], command=f"python results/arc1.py {' '.join(argv)}", jobs=jobs,
+                                      versions=train.versions())
             write_json(path, kept)
     print(table(kept["runs"]))
     return kept["runs"]
