@@ -82,6 +82,15 @@ def test_two_encodings_at_once_are_what_was_measured():
         assert f"{sum(values) / 3:.1f} % ({min(values):.1f} .. {max(values):.1f})" in said
 
 
+def test_shared_keys_are_what_was_measured():
+    runs = json.loads((ROOT / "results" / "shared_keys.json").read_text())["runs"]
+    values = {name: [100 * m["exact"] for m in found.values()] for name, found in runs.items()}
+    said = " ".join(README.split("Seeds differ more")[1].split("shared_keys.json")[0].split())
+    for name in ("rope3d, n_kv_head=2", "rope3d, n_kv_head=1"):
+        assert len(values[name]) == 6 and f"{sum(values[name]) / 6:.1f} % ({min(values[name]):.1f} .. {max(values[name]):.1f})" in said
+    assert {f"quadtree {sum(values[f'quadtree, n_kv_head={k}']) / 3:.1f} % with and without" in said for k in (1, 2)} == {True}
+
+
 def test_arc1_is_what_was_measured():
     """The scores of the rows, from the runs' records, and those of the levers."""
     rows = dict(rope3d_40000=("rope3d, `arc1_11min.py`", "`arc1_11min.py`, 80 views"), rope3d_20000=("rope3d, `arc1.py`", "`arc1.py`, 32 views"),
