@@ -24,8 +24,8 @@ def out_of_memory(error):
     return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error)
 
 
-def in_parts(work, parts, say):
-    """(part, work(part)) of each list of documents; where memory is too small, of its halves."""
+def in_parts(work, parts, say, knob):
+    """(part, work(part)) of each list of documents; where memory is too small, of its halves. knob: what makes the parts smaller."""
     todo = list(parts)
     while todo:
         part = todo.pop(0)
@@ -36,7 +36,7 @@ def in_parts(work, parts, say):
                 raise
             if len(part) == 1:
                 raise UserError("out of memory with a single document: lower --max_answer, --max_len, --n_embd or --n_layer") from None
-            say(f"  out of memory with {len(part)} documents at once: half of them (a lower --draft_tokens starts that way)")
+            say(f"  out of memory with {len(part)} documents at once: half of them (a lower --{knob} starts that way)")
             todo[:0] = [part[:len(part) // 2], part[len(part) // 2:]]
             continue
         yield part, found
@@ -49,7 +49,7 @@ def exam_of(tasks, config, rows, device):
 
 
 @torch.no_grad()
-def teacher_forced(model, exam, config, device):
+def teacher_forced(model, exam, config, device, say=print):
     """The known answer is fed in, and each next token asked for. Greedy decoding gives the same grid if and only if every argmax
     is right, so `exact` needs no decoding. -> dict of arrays over exam.asked: exact, nll, n, cells, right."""
     out = {name: np.zeros(len(exam.asked)) for name in ("exact", "nll", "n", "cells", "right")}
@@ -69,16 +69,16 @@ def teacher_forced(model, exam, config, device):
         return sums.cpu().numpy()
 
     many = config.micro_tokens or max(config.batch_tokens, config.draft_tokens // 16)          # more than in training: no gradient is kept
-    for which, (n, hits, nll, cells, right) in in_parts(judge, bins(exam.docs.lengths(), many), print):
+    for which, (n, hits, nll, cells, right) in in_parts(judge, bins(exam.docs.lengths(), many), say, "micro_tokens"):
         places = np.array(exam.where)[which]
         for name, values in dict(exact=hits == n, nll=nll, n=n, cells=cells, right=right).items():
             out[name][places] = values
     return out
 
 
-def validate(model, exam, config, device):
+def validate(model, exam, config, device, say=print):
     """-> metrics of the queries' outputs: loss (nats a token), cells, exact, and exact by family."""
-    got = teacher_forced(model, exam, config, device)
+    got = teacher_forced(model, exam, config, device, say)
     families = defaultdict(list)
     for (t, *_), exact in zip(exam.asked, got["exact"]):
         families[exam.tasks[t].id.partition("/")[0] if "/" in exam.tasks[t].id else "all"].append(exact)
@@ -108,7 +108,7 @@ def draft(model, tasks, config, rows, device, say=print, mend=False, temperature
         with autocast(config, device):
             return generate(model, batch.tokens, batch.coords, batch.docs, batch.labels, config.max_answer, temperature)
 
-    for which, found in in_parts(work, exam.plan(config.draft_tokens), say):
+    for which, found in in_parts(work, exam.plan(config.draft_tokens), say, "draft_tokens"):
         answers.update(zip((exam.where[d] for d in which), found))
         if time.time() - said > 10:
             say(f"  drafts {len(answers)}/{len(exam.where)}")
@@ -122,7 +122,7 @@ def draft(model, tasks, config, rows, device, say=print, mend=False, temperature
 RATED = 16                                                     # grids of a query: the right one is seldom further down
 
 
-def rate(model, tasks, attempts, config, rows, device):
+def rate(model, tasks, attempts, config, rows, device, say=print):
     """Where views drafted different grids, the RATED best of these are ranked by the mean log-probability of the whole grid under rate_views
     views, and not by votes (Franzen et al., arXiv 2505.07859). attempts: as voted, of score. -> the same grids in their new order."""
     number, candidates, asked, ranked = {}, [], [], dict(attempts)
@@ -135,7 +135,8 @@ def rate(model, tasks, attempts, config, rows, device):
             asked += [(number[task.id, i], k, *view) for k in range(len(grids))]
     if not asked:
         return ranked
-    got, of = teacher_forced(model, Exam(candidates, asked, config, rows, False, device), config, device), np.array([c for c, *_ in asked])
+    got = teacher_forced(model, Exam(candidates, asked, config, rows, False, device), config, device, say)
+    of = np.array([c for c, *_ in asked])
     for key, c in number.items():
         nll, n = (got[name][of == c].reshape(-1, len(candidates[c].test)) for name in ("nll", "n"))       # (views, grids)
         fit = (n > 0).all(1)                                   # views under which each of them fits

@@ -181,7 +181,7 @@ def make_drafts(config, data, path, first, banned, device, log):
         for name in [place, *names(c.refine_earlier)]:
             model = rebuild(found if name == place else load_checkpoint(name), device)
             exam = exam_of(single, c, rows, device)
-            exact = teacher_forced(model, exam, c, device)["exact"].astype(bool)           # greedy would draft it exactly: no need to decode
+            exact = teacher_forced(model, exam, c, device, log)["exact"].astype(bool)           # greedy would draft it exactly: no need to decode
             hard, easy = ([single[q] for q in exam.where if exact[q] == right] for right in (False, True))
             easy = easy[:max(len(hard), c.refine_tasks // 10)]
             log(f"{name}: fails {len(hard)} of {len(single)} tasks it never saw")

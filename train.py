@@ -292,7 +292,7 @@ def train(config, model, optimizer, run, data, learn, validation, device, log):
 
 def examine(model, exam, config, rows, device, log, step):
     """Validation while training: the metrics, and a draft as a picture. -> metrics."""
-    result = validate(model, exam, config, device)
+    result = validate(model, exam, config, device, log)
     task = exam.tasks[7 * (step // config.eval_every) % len(exam.tasks)]       # another one each time
     drafts, _ = draft(model, [task], dataclasses.replace(config, views=1), rows, device, log)
     log(f"  val: loss {result['loss']:.4f}  cells {result['cells']:.1%}  exact {result['exact']:.1%} of {result['n']}"
@@ -317,7 +317,7 @@ def test(config, model, tasks, rows, device, log, step):
     log(f"drafts: {len(drafts)} in {clock(time.time() - begun)}, {metrics['failed_drafts']:.1%} of them no grid; {exam.left_out} demonstrations "
         f"did not fit; attempts are in {log.folder / 'submission.json'}")
     if config.rate_views:
-        counted, (metrics, attempts) = metrics, score(tasks, drafts, rate(model, tasks, attempts, config, rows, device))
+        counted, (metrics, attempts) = metrics, score(tasks, drafts, rate(model, tasks, attempts, config, rows, device, log))
         metrics.update({f"{key}_counted": counted[key] for key in ("pass1", "pass2") if key in counted})
         write_json(log.folder / "submission.json", submission(tasks, attempts))
         log(f"attempts are ranked anew, by their likelihood under {config.rate_views} views; {clock(time.time() - begun)} so far")
@@ -332,7 +332,7 @@ def test(config, model, tasks, rows, device, log, step):
         return {}, attempts
     if not exam.where:
         log("no known answer fits max_len and max_answer: the loss below is of nothing, and every grid counts as wrong")
-    metrics.update(validate(model, exam, config, device), views=config.views, step=step, seconds=time.time() - begun,
+    metrics.update(validate(model, exam, config, device, log), views=config.views, step=step, seconds=time.time() - begun,
                    source=config.test, times_scored=log.times_scored(config.test))
     log.record(kind="test", **metrics)
     names = sorted(metrics["families"], key=lambda name: (name[3:], name))
@@ -388,7 +388,7 @@ def main(argv=None):
     if not config.eval_only:
         banned = {arc.pair_key(*pair) for task in data["val"] + data["test"] for pair in known_pairs(task)}
         stream = Generated(config, data["families"], banned) if data["train"] is None else \
-            FromTasks(data["train"], config, rows, device, {task.id for task in data["val"] + data["test"]})
+            FromTasks(data["train"], config, rows, device, data["asked"])
         exam = exam_of(data["val"], config, rows, device)
     for path in old:                                           # all is well: now, and not before, an older run may go
         path.unlink()

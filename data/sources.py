@@ -6,7 +6,7 @@ from data import arc, oned
 
 
 def load_data(config):
-    """-> dict: train (tasks, or None where the generator makes them), val, test, families of the generator, ids the leak guard
+    """-> dict: train (tasks, or None where the generator makes them), val, test, asked (ids of val's and test's tasks), families of the generator, ids the leak guard
     dropped, and lines that say all this."""
     c, say, dropped = config, [], []
     out = names(c.oned_held_out)
@@ -67,4 +67,4 @@ def load_data(config):
         if tasks:
             answers = sum(b is not None for t in tasks for _, b in t.test)
             say.append(f"{name + ':':6s} {len(tasks)} tasks, {sum(len(t.test) for t in tasks)} queries, {answers} with known answers")
-    return dict(train=train, val=val, test=test, families=families, dropped=dropped, say=say)
+    return dict(train=train, val=val, test=test, asked={t.id for t in protected}, families=families, dropped=dropped, say=say)

@@ -9,11 +9,10 @@ DIR holds arc1-training.json, arc1-evaluation.json, arc2-training.json, concepta
 out are the test outputs of all 400 ARC-1 training tasks, or of --held=N (a hundred tell levers apart only where they are worth 8 points);
 trained on are their demonstrations, those of the evaluation tasks, and what else there is, ARC-2's copies of the evaluation tasks left out. --jobs=N
 runs go at once (default 6; under CUDA's MPS daemon they really share the chip); other --key=value go to train.py. Each run is added to
-results/arc1/WHAT.json as it ends, beside those that are there, and all are printed as a table. times_scored counts public runs of an arm.
+results/arc1/WHAT.json as it ends, beside those that are there, and all are printed as a table. times_scored counts the runs of an arm.
 """
 import json
 import os
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -21,10 +20,11 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT, START = HERE.parent, Path.cwd()
 os.chdir(ROOT)
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(HERE)]
 
 import train                                                   # noqa: E402
 from data.score import write_json                              # noqa: E402
+from runs import run_script                                    # noqa: E402
 
 LEVERS = {                                                     # name: what differs from config/arc1.py
     "base": dict(focus=1.0, short=0),
@@ -59,13 +59,10 @@ def others(folder):
 
 
 def run(folder, knobs, train_on, extra):
-    """One training run in a process of its own -> its scores."""
-    command = [sys.executable, "train.py", "config/arc1.py", f"--out_dir={folder}", "--overwrite", "--eval_every=1000000",
+    """One training run -> its scores."""
+    command = ["train.py", "config/arc1.py", f"--out_dir={folder}", "--overwrite", "--eval_every=1000000",
                f"--train={'+'.join(map(str, train_on))}", *extra, *(f"--{key}={value}" for key, value in knobs.items())]
-    done = subprocess.run(command, text=True, capture_output=True, env={"OMP_NUM_THREADS": "2", **os.environ})
-    if done.returncode:
-        return f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-3000:]}"
-    records = [json.loads(line) for line in open(folder / "metrics.jsonl")]
+    records = run_script(command, folder, {"OMP_NUM_THREADS": "2", **os.environ})
     test = next(m for m in records if m["kind"] == "test")
     return dict(train_seconds=[m["seconds"] for m in records if m["kind"] == "train"][-1], **{key: test[key] for key in test if key != "families"})
 
@@ -102,10 +99,11 @@ def main(argv, out=HERE / "arc1"):
         jobs_of = {pool.submit(run, Path("out") / "arc1_arms" / what / name, {k: v for k, v in knobs.items() if k != "re_arc"},
                                train_on + [data / "re-arc.json"] * ("re_arc" in knobs), extra): name for name, knobs in arms.items()}
         for job in as_completed(jobs_of):
-            name, found = jobs_of[job], job.result()
-            if isinstance(found, str):                         # the others go on
-                print(f"{name} failed: {found}", file=sys.stderr)
+            name = jobs_of[job]
+            if isinstance(job.exception(), SystemExit):        # the others go on
+                print(f"{name} failed: {job.exception()}", file=sys.stderr)
                 continue
+            found = job.result()
             found["times_scored"] += kept["runs"].get(name, {}).get("times_scored", 0)
             kept["runs"][name] = dict(found, knobs=arms[name], command=f"python results/arc1.py {' '.join(argv)}", jobs=jobs,
                                       versions=train.versions())

@@ -54,7 +54,7 @@ class Bench:
         frame = config.frame or train.arc.frame_for((tasks or []) + data["val"], oned.widest(data["families"], config.oned_max_width)
                                                     if tasks is None else 1)
         rows = {task.id: i + 1 for i, task in enumerate(tasks or [])} if config.task_embed else {}
-        self.source = Generated(config, data["families"], set()) if tasks is None else FromTasks(tasks, config, rows, self.device)
+        self.source = Generated(config, data["families"], set()) if tasks is None else FromTasks(tasks, config, rows, self.device, data["asked"])
         self.model = network.GPT(train.shape_for(config, frame, len(rows) + 1 if rows else 0)).to(self.device)
         self.optimizer = train.Optimizer(self.model, config)
         self.learn = train.Backward(config, self.model, self.source, self.device)

@@ -11,7 +11,6 @@ curves; needs matplotlib).
 """
 import json
 import os
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ import torch                                                   # noqa: E402
 import config as knobs                                         # noqa: E402
 import model as network                                        # noqa: E402
 import train                                                   # noqa: E402
+from runs import run_script                                    # noqa: E402
 
 ARMS = {
     "optimizers": ("optimizer", ["schedulefree", "muon_schedulefree", "adamw", "muon"], [0.001, 0.003, 0.01, 0.03]),
@@ -40,15 +40,12 @@ TURN = count()
 def run(args, jobs, extra):
     """One training run in a process of its own -> the lines of its metrics.jsonl."""
     folder = Path("out") / "compare" / "_".join(f"{value}" for value in args.values() if value != "")
-    command = [sys.executable, "train.py", "config/quadtree.py", f"--out_dir={folder}", "--overwrite", "--views=1",
+    command = ["train.py", "config/quadtree.py", f"--out_dir={folder}", "--overwrite", "--views=1",
                *(f"--{key}={value}" for key, value in args.items()), *extra]
     env = {**os.environ, "OMP_NUM_THREADS": str(max(1, os.cpu_count() // jobs))}
     if torch.cuda.device_count() > 1:
         env["CUDA_VISIBLE_DEVICES"] = str(next(TURN) % torch.cuda.device_count())
-    done = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, env=env)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-3000:]}")
-    return [json.loads(line) for line in open(ROOT / folder / "metrics.jsonl")]
+    return run_script(command, folder, env)
 
 
 def spread(values, form="{:.1%}"):

@@ -9,7 +9,6 @@ first model the steps that take as long as main's whole refine run, by its own m
 """
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 os.chdir(ROOT)
 sys.path.insert(0, str(ROOT))
+from runs import run_script                                    # noqa: E402
 
 ARMS = {                                                       # name: what refine.py is told
     "main": {},
@@ -32,12 +32,8 @@ FIRST = Path("out") / "refine_arms"
 
 def call(script, folder, extra, **knobs):
     """Run a script in a process of its own -> its folder's records."""
-    command = [sys.executable, script, "config/quadtree.py", f"--out_dir={folder}", *extra, *(f"--{k}={v}" for k, v in knobs.items())]
-    done = subprocess.run(command, text=True, capture_output=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-3000:]}")
-    place = Path(folder) / ("refine" if script == "refine.py" else "") / "metrics.jsonl"
-    return [json.loads(line) for line in open(place)]
+    command = [script, "config/quadtree.py", f"--out_dir={folder}", *extra, *(f"--{k}={v}" for k, v in knobs.items())]
+    return run_script(command, Path(folder) / ("refine" if script == "refine.py" else ""))
 
 
 def first_model(seed, extra):
