@@ -45,7 +45,8 @@ class Config:
     eval_only: bool = False         # no training: solve `test` (or `tasks`) with out_dir/ckpt.pt or init_from
     seed: int = 1
 
-    # -- data. A source is oned, a JSON file, a directory, arc1:training, arc1:evaluation, arc2:...; join with +, take 100 with #100
+    # -- data. A source is oned, a JSON file, a directory, arc1:training, arc1:evaluation, arc2:...; join with +, take 100 tasks with #100,
+    #    the first 16 demonstrations of each with @16 (re_arc/tasks@16, re_arc/tasks@16#100)
     train: str = "oned"
     val: str = "oned"               # curves, best.pt, every choice
     test: str = "oned"              # scored once, at the end; empty: not scored

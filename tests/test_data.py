@@ -356,6 +356,53 @@ def test_a_number_of_tasks_does_not_depend_on_their_order(tmp_path):
             arc.load(f"{a}#{count}")
 
 
+def write_lists(folder, tasks):
+    """A list of pairs for each task, as re-ARC's generator leaves them."""
+    folder.mkdir(parents=True)
+    for task in tasks:
+        (folder / f"{task.id}.json").write_text(json.dumps(raw(task)["train"] + raw(task)["test"]))
+    return folder
+
+
+def test_lists_of_pairs_are_tasks_of_demonstrations_alone(tmp_path):
+    tasks = flip_tasks(12, demos=20)
+    folder = write_lists(tmp_path / "at@home" / "re_arc#1" / "tasks", tasks)         # marks in a folder's name are no marks
+    lists = sorted((t._replace(train=t.train + t.test, test=[]) for t in tasks), key=lambda task: task.id)
+    assert same_tasks(arc.load(f"{folder}"), lists)
+    assert same_tasks(arc.load(f"{folder}@16"), [t._replace(train=t.train[:16]) for t in lists])
+    some = arc.load(f"{folder}@16#5")
+    assert {t.id for t in some} == {t.id for t in arc.load(f"{folder}#5")} and {len(t.train) for t in some} == {16}
+    assert {len(t.train) for t in arc.load(f"{folder}@30")} == {21}                  # as many as there are
+    file = write_tasks(tmp_path / "tasks.json", tasks)
+    assert same_tasks(arc.load(f"{file}@2"), [t._replace(train=t.train[:2]) for t in tasks])
+    for number in ("0", "x", "-1", "", "1@2", "\u00b2"):
+        with pytest.raises(UserError, match=f"tasks.json@{number}.*behind @ stands how many.*1 or more"):
+            arc.load(f"{file}@{number}")
+    for number in ("3@2", "", "3#4"):
+        with pytest.raises(UserError, match=f"tasks.json#{number}.*behind # stands how many of its tasks.*1 or more"):
+            arc.load(f"{file}#{number}")
+
+
+def test_lists_of_pairs_join_their_tasks(tmp_path):
+    """Lists cut short and one file that holds as many pairs are the same to a run: merged by id, dropped by id."""
+    tasks, more = flip_tasks(6), flip_tasks(6, demos=20, seed=1)
+    files = {name: write_tasks(tmp_path / f"{name}.json", found) for name, found in
+             dict(training=tasks[:5], evaluation=tasks[5:], few=[t._replace(train=t.train[:16], test=[]) for t in more]).items()}
+    found = [load_data(Config(train=f"{files['training']}+{source}", val="", test=str(files["evaluation"]), demos=0, task_embed=True))
+             for source in (f"{write_lists(tmp_path / 're_arc' / 'tasks', more)}@16", files["few"])]
+    assert same_tasks(found[0]["train"], found[1]["train"])
+    assert all(data["dropped"] == ["flip5"] and "leak guard: 1 dropped, 5 merged" in " ".join(data["say"]) for data in found)
+    assert [len(t.train) for t in found[0]["train"]] == 5 * [3 + 16] + [3] and all(t.test for t in found[0]["train"][:5])
+
+
+def test_real_lists_of_pairs(tmp_path):
+    """re-ARC's pairs, as its own files hold them."""
+    training, again = arc.read_file(arc_data("arc1-training.json")), arc.read_file(arc_data("re-arc.json"))
+    lists = arc.load(f"{write_lists(tmp_path / 'tasks', again)}@16")
+    (one, *_, merged), (other, *_, also) = (arc.guard(training + found, []) for found in (again, lists))
+    assert merged == also == 400 and same_tasks(one, other)
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Leak guard
 
