@@ -42,7 +42,7 @@ class Config:
     overwrite: bool = False         # start anew in an out_dir that holds a run
     resume: bool = False            # go on from out_dir/ckpt.pt, exactly
     init_from: str = ""             # a checkpoint whose weights to start from; step, optimizer and best score start anew
-    eval_only: bool = False         # no training: solve `test` (or `tasks`) with out_dir/ckpt.pt or init_from
+    eval_only: bool = False         # solve `test` (or `tasks`) with out_dir/ckpt.pt or init_from; train, val, focus, short and the like do nothing
     seed: int = 1
 
     # -- data. A source is oned, a JSON file, a directory, arc1:training, arc1:evaluation, arc2:...; join with +, take 100 tasks with #100,
@@ -59,8 +59,8 @@ class Config:
     max_len: int = 1024             # tokens of a document; demonstrations that do not fit are left out and counted
     max_answer: int = 128           # tokens kept free for an answer; a longer draft has failed
     frame: int = 0                  # side of the square of positions, a power of two; 0: the smallest that fits the data
-    focus: float = 1.0              # with task_embed: how many times as often the demonstrations of val and test are shown as other pairs
-    short: int = 0                  # tokens; a longer document (so fewer with many demonstrations) is shown short / length times as often; 0: as any
+    focus: float = 1.0              # with task_embed: how many times as often training shows the demonstrations of val and test as other pairs
+    short: int = 0                  # tokens; training shows a longer document (so fewer with many demonstrations) short / length times as often; 0: as any
     fold: str = ""                  # "0/2" holds out half of the demonstration pairs, by hash (for refine.py)
 
     # -- the generator behind `oned` (data/oned.py)
@@ -97,7 +97,7 @@ class Config:
     # -- evaluation
     eval_every: int = 400           # steps
     views: int = 4                  # distinct views drafted and voted on a test input
-    rate_views: int = 0             # train.py ranks drafts by how likely their grid is under so many views; 0: by how many views drafted it
+    rate_views: int = 0             # train.py (not refine.py, which has its ratings) ranks drafts by how likely their grid is under so many views; 0: by count
     draft_tokens: int = 32768       # tokens of the documents decoded at once, about: what memory for keys and values allows
 
     # -- the refinement network (refine.py), in out_dir/refine; what is not here it takes from above
@@ -122,8 +122,8 @@ class Config:
     # -- the machine
     device: str = ""                # cuda, mps, cpu; empty: the first of these that works
     dtype: str = ""                 # autocast: bfloat16 or float32; empty: bfloat16 on CUDA, float32 elsewhere
-    compile: bool = True            # torch.compile and CUDA graphs, on CUDA only
-    workers: int = -1               # processes that prepare batches (one at most for tasks from files); -1: 4 on CUDA, else 0
+    compile: bool = True            # torch.compile and CUDA graphs: train.py, on CUDA, in bfloat16
+    workers: int = -1               # processes that prepare batches (tasks from files: one at most; refine.py: none); -1: 4 on CUDA, else 0
     log_every: int = 100             # steps
     keep_every: int = 0             # steps between snapshots that are kept (for refine.py); 0: none
 
