@@ -117,6 +117,14 @@ def shape_for(config, frame, n_tasks):
                  config.max_len, config.demos + 1, n_tasks, arc.SYMMETRIES if config.view_embed else 0)
 
 
+def pace(config, device):
+    """-> (is a training step compiled and recorded?, on CUDA: this in words)."""
+    flash = has_varlen(device, torch.float32 if config.dtype == "float32" else torch.bfloat16)
+    static = config.compile and flash
+    said = "compiled and recorded" if static else "eager, as asked" if flash else "eager and slow: compiling takes --dtype=bfloat16 and torch 2.11"
+    return static, f"; {said}" if device.type == "cuda" else ""
+
+
 class Backward:
     """Forward and backward of one step's documents, in micro-batches: (item, micro) -> (mean loss over all outputs, over the queries'
     outputs), on the device. The loss is the sum over targets divided by the targets of the whole step, so the split changes nothing.
@@ -124,7 +132,7 @@ class Backward:
 
     def __init__(self, config, model, data, device):
         self.config, self.data, self.device = config, data, device
-        self.static = config.compile and has_varlen(device, torch.float32 if config.dtype == "float32" else torch.bfloat16)
+        self.static, _ = pace(config, device)
         self.network = torch.compile(model, dynamic=False) if self.static else model
         self.work = Recorded(model.parameters()) if self.static else lambda work, *inputs: work(*inputs)
 
@@ -393,7 +401,7 @@ def main(argv=None):
     for path in old:                                           # all is well: now, and not before, an older run may go
         path.unlink()
     network, tables = model.counts()
-    log(f"device: {device.type} ({why}); torch {torch.__version__}")
+    log(f"device: {device.type} ({why}); torch {torch.__version__}" + ("" if config.eval_only else pace(config, device)[1]))
     for line in data["say"]:
         log(line)
     log(f"model: {network:,} parameters and {tables:,} in embedding tables; encoding {config.encoding}, frame {frame}")

@@ -453,6 +453,16 @@ class Replayed:
             p.grad = old
 
 
+@pytest.mark.parametrize("device, knobs, kernels, static, said", [
+    ("cpu", {}, True, False, ""), ("mps", {}, True, False, ""), ("cuda", {}, True, True, "; compiled and recorded"),
+    ("cuda", dict(compile=False), True, False, "; eager, as asked"), ("cuda", dict(dtype="float32"), True, False, "; eager and slow.*--dtype=bfloat16"),
+    ("cuda", {}, False, False, "; eager and slow.*torch 2.11")])
+def test_the_first_line_says_what_runs(monkeypatch, device, knobs, kernels, static, said):
+    monkeypatch.setattr("model.VARLEN_KNOBS", {"window_size": None} if kernels else {})
+    found, text = train.pace(Config(**knobs), torch.device(device))
+    assert found == static and re.fullmatch(f"{said}.*" if said else "", text)
+
+
 def test_a_recorded_step_leaves_the_gradients_of_a_plain_one_whatever_its_micro_batches(monkeypatch):
     def record(self, work, inputs):
         graph = Replayed(self, work, [x.clone() for x in inputs])
@@ -721,7 +731,8 @@ def test_what_a_run_leaves(run, tmp_path):
     assert {"pass1_single", "pass1", "pass2", "oracle", "failed_drafts", "draft_cells", "n", "exact"} <= set(last)
     assert last["times_scored"] == 1 and last["step"] == 5 and last["pass2"] == metrics["pass2"]
     log = log_of(folder)
-    for text in ("device: cpu", "parameters", "encoding quadtree", "frame 16", "val:", "step      4/5", "ETA",
+    assert re.search(r"^device: cpu \(.*\); torch [\w.+]+$", log, re.M)        # as in README: of compilation it says something on CUDA alone
+    for text in ("parameters", "encoding quadtree", "frame 16", "val:", "step      4/5", "ETA",
                  f"loss: {metrics['loss']:.4f}", "seed 1", "submission.json"):
         assert text in log, text
     with torch.device("meta"):
