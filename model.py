@@ -236,7 +236,7 @@ class Answer(NamedTuple):
 
 
 @torch.no_grad()
-def generate(model, tokens, coords, docs, labels, max_new, temperature=0.0, rng=None):
+def generate(model, tokens, coords, docs, labels, max_new, temperature=0.0):
     """Continue each document to its `end`: a list of D Answers, None where max_new tokens did not suffice or the grid left
     the frame. Greedy at temperature 0, over all 14 tokens: nothing forces an answer to be a grid."""
     device, B, last = tokens.device, len(docs) - 1, docs[1:].long() - 1
@@ -257,7 +257,7 @@ def generate(model, tokens, coords, docs, labels, max_new, temperature=0.0, rng=
         # a finished document stays where it is
         place.copy_(torch.where(alive[:, None], advance(place, token, keep, move), place))
         token.copy_(logp.argmax(-1) if temperature == 0 else
-                    torch.multinomial((logp / temperature).softmax(-1), 1, generator=rng)[:, 0])
+                    torch.multinomial((logp / temperature).softmax(-1), 1)[:, 0])
         answers[rows, count] = torch.where(alive, token, END)
         logps[rows, count] = torch.where(alive, logp.gather(1, token[:, None])[:, 0], 0)
         finished[rows] |= alive & (token == END)
@@ -275,7 +275,7 @@ def generate(model, tokens, coords, docs, labels, max_new, temperature=0.0, rng=
         steps = min(chunk, max_new - done)
         cache.reach(longest + done + steps)
         starts = torch.arange(len(rows) + 1, device=device, dtype=docs.dtype)
-        repeat(lambda: read(model(token, place, starts, labels, cache)), steps, device, rng)
+        repeat(lambda: read(model(token, place, starts, labels, cache)), steps, device)
         done += steps
     answers, logps, finished = answers.cpu().numpy(), logps.cpu().numpy(), finished.tolist()
     ends = (answers == END).argmax(1)

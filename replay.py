@@ -3,15 +3,13 @@ kernels one by one takes the host longer than running them takes the device."""
 import torch
 
 
-def repeat(step, times, device, rng):
+def repeat(step, times, device):
     """Call step() that many times; on CUDA it runs once, is recorded once, and replayed."""
     if device.type != "cuda" or times < 4:
         for _ in range(times):
             step()
         return
     graph = torch.cuda.CUDAGraph()
-    if rng is not None:
-        graph.register_generator_state(rng)
 
     def record_and_replay():
         step()                                                 # so that libraries are set up, and weights are cast

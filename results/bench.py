@@ -97,7 +97,7 @@ class Bench:
             cache.layers = {layer: torch.randn(2, B, cache.span, self.config.n_kv_head, hs, device=device, dtype=kind)
                             for layer in range(self.config.n_layer)}
             step = lambda: token.copy_(model(token, place, starts, labels, cache).argmax(-1))
-            work = lambda: repeat(step, steps, device, None)
+            work = lambda: repeat(step, steps, device)
             return min(self.clock(work) for _ in range(2)) / steps
 
     def kernels(self, items):

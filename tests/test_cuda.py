@@ -45,6 +45,6 @@ def test_steps_replayed_are_steps_called():
         def step():
             total.add_(1)
             out[total.long() - 1] = total * 2
-        replay.repeat(step, times, device, None)
+        replay.repeat(step, times, device)
         totals.append((total.item(), out[:times].tolist()))
     assert totals == [(n, [2.0 * k for k in range(1, n + 1)]) for n in (3, 40)]
