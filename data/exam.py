@@ -5,12 +5,12 @@ from data import arc
 from data.batch import Pairs, documents, fit_demos, gather
 
 
-def questions(tasks, n_views, config, seed=0):
+def questions(tasks, n_views, config):
     """(task number, query number, view, symmetry, colour table) of every query under its views. View 0 is the task as it is; the
     others show different prompts, so a symmetric task has fewer."""
     asked = []
     for t, task in enumerate(tasks):
-        rng, fixed = np.random.default_rng([seed, t]), arc.fixed_colors(task, config.demos == 0)
+        rng, fixed = np.random.default_rng([0, t]), arc.fixed_colors(task, config.demos == 0)
         prompts = [{} for _ in task.test]                      # of each query: what the network is shown -> the view
         asks = task._replace(train=task.train[:config.demos], test=[(query, None) for query, _ in task.test])
         for attempt in range(8 * n_views):
