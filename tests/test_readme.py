@@ -93,7 +93,8 @@ def test_shared_keys_are_what_was_measured():
 
 def test_arc1_is_what_was_measured():
     """The scores of the rows, from the runs' records, and those of the levers."""
-    rows = dict(rope3d_40000=("rope3d, `arc1_11min.py`", "`arc1_11min.py`, 80 views"), rope3d_20000=("rope3d, `arc1.py`", "`arc1.py`, 32 views"),
+    rows = dict(rearc_75000=("rope3d, `arc1_rearc.py`", "`arc1_rearc.py`, 80 views"), rearc_40000=("the same, 40,000 steps", "the same, 40,000 steps, 80 views"),
+                rearc_20000=("the same, 20,000 steps", "the same, 20,000 steps, 32 views"), rope3d_40000=("rope3d, `arc1_11min.py`", "`arc1_11min.py`, 80 views"), rope3d_20000=("rope3d, `arc1.py`", "`arc1.py`, 32 views"),
                 rope3d=("rope3d, earlier", "earlier, 34M, 32 views"), quadtree=("quadtree, earlier", "quadtree, earlier, 34M, 32 views"))
     answers = json.loads((Path(os.environ["ARC_DATA"]) / "arc1-evaluation.json").read_text()) if "ARC_DATA" in os.environ else {}
     for name, labels in rows.items():
@@ -126,17 +127,23 @@ def test_levers_are_what_was_measured():
     assert all(m["tasks"] == 400 and m["times_scored"] == 1 for m in runs.values())
 
 
-def test_the_command_of_arc1_runs(tmp_path, monkeypatch, capsys):
-    """On directories of single tasks, as the repositories have them."""
-    (line,) = re.findall(r"^python train.py (config/arc1_11min.py .*)$", README, re.M)
-    for seed, folder in enumerate(re.findall(r"[\w-]+/[\w/]+(?=\+| |$)", line.partition(" ")[2].replace("=", " "))):
+@pytest.mark.parametrize("config", ["arc1_11min", "arc1_rearc"])
+def test_the_command_of_arc1_runs(config, tmp_path, monkeypatch, capsys):
+    """On directories of single tasks, and of lists of pairs, as the repositories have them."""
+    (line,) = re.findall(rf"^python train.py (config/{config}.py .*)$", README, re.M)
+    for seed, folder in enumerate(re.findall(r"[\w-]+/[\w/]+(?=\+| |@|$)", line.partition(" ")[2].replace("=", " "))):
         place = tmp_path / folder / "concept" if "Concept" in folder else tmp_path / folder
         place.mkdir(parents=True)
         for i, task in enumerate(flip_tasks(2, seed=seed)):
-            write_tasks(place / f"{seed}{i}.json", [task._replace(id=f"{seed}{i}")])
+            if "re_arc" in folder:                             # of the tasks of the first folder
+                (place / f"0{i}.json").write_text(json.dumps([dict(input=a.tolist(), output=b.tolist()) for a, b in task.train]))
+            else:
+                write_tasks(place / f"{seed}{i}.json", [task._replace(id=f"{seed}{i}")])
     monkeypatch.chdir(tmp_path)
     metrics = train.main([*shlex.split(line), *flags(**TINY, out_dir=tmp_path / "run", rate_views=2)])
-    assert metrics["tasks"] == 2 and "pass2_counted" in metrics and "train: 6 tasks" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert metrics["tasks"] == 2 and "pass2_counted" in metrics and "train: 6 tasks" in said
+    assert f"{2 if config == 'arc1_rearc' else 0} merged into a twin" in said
 
 
 def test_the_runs_behind_the_levers_start(tmp_path, monkeypatch, capsys):
