@@ -31,7 +31,7 @@ from data.batch import IGNORE, QUERY, Generated, bins, held_out, known_pairs
 from data.candidates import Candidates, Refined, best_margin, compare, decide, report
 from data.drafts import DAMAGED, RIGHT, WRONG, Drafts, damage, shown
 from data.report import write_report
-from data.score import score, submission, write_json
+from data.score import score, shares, submission, write_json
 from data.sources import load_data
 from evaluate import autocast, draft, exam_of, teacher_forced
 from model import GPT, UNREADABLE, Shape, check_shape, load_checkpoint, rebuild, save_whole
@@ -51,9 +51,9 @@ class Refiner(GPT):
         super().__init__(shape)
         self.trunk = GPT(trunk) if trunk else None
         C = shape.n_embd
-        self.facts = nn.Linear(4, C, bias=False)               # of a draft's cell: that it is one, how sure, ...
+        self.facts = nn.Linear(5, C, bias=False)               # of a draft's cell: that it is one, how sure, ...
         self.reads = nn.Linear(2 * C, C, bias=False)           # what the drafting network had in mind of a token
-        self.head = nn.ModuleDict(dict(color=nn.Linear(C, COLORS, bias=False), wrong=nn.Linear(C, 1), right=nn.Linear(2 * (C + 4), 1)))
+        self.head = nn.ModuleDict(dict(color=nn.Linear(C, COLORS, bias=False), wrong=nn.Linear(C, 1), right=nn.Linear(2 * (C + 5), 1)))
         self.trust = nn.Parameter(torch.zeros(1))              # in what the trunk would say, given the draft so far
         self.gain = nn.Parameter(torch.full((1,), 4.0))
         nn.init.normal_(self.facts.weight, std=0.5)
@@ -61,25 +61,25 @@ class Refiner(GPT):
         nn.init.zeros_(self.head["color"].weight)
 
     def forward(self, batch, cells, sure, states, loops, blind=False):
-        """cells (N,): where in the batch the drafts' cells stand; sure (N,): log-probability of each; states (T, 2 C): states_of. Each loop
-        judges a guess, the first one the draft, and makes the next. -> a list of (guess (N,), colour logits (N, 10), wrong (N,), right (D,)):
-        logits for what the guess should have been, that a cell of it is wrong, that all of it is right. blind: the draft's size alone shows."""
+        """cells (N,): where in the batch the drafts' cells stand; sure (2, N): log-probability and vote share of each; states (T, 2 C): states_of.
+        Each loop judges a guess, the first one the draft, and makes the next. -> a list of (guess (N,), colour logits (N, 10), wrong (N,), right
+        (D,)): logits for what the guess should have been, that a cell of it is wrong, that all of it is right. blind: the draft's size alone shows."""
         doc, D = batch.doc[cells], len(batch.docs) - 1
         given = batch.tokens[cells]
         stay = 0 if blind else self.gain * F.one_hot(given, COLORS)
-        guess, said = (torch.full_like(given, START), torch.zeros_like(sure)) if blind else (given, sure)
-        first, sure, size = guess, said, torch.bincount(doc, minlength=D).clamp(min=1)[:, None]
+        guess, (sure, share) = (torch.full_like(given, START), torch.zeros_like(sure)) if blind else (given, sure)
+        first, said, size = guess, sure, torch.bincount(doc, minlength=D).clamp(min=1)[:, None]
         said_before = self.trust * self.trunk.head(states[cells, :self.shape.n_embd])[:, :COLORS] if self.trunk else 0
         out = []
         for _ in range(loops):
             tokens = batch.tokens.clone()
             tokens[cells] = guess
-            facts = self.facts(torch.stack([torch.ones_like(sure), sure, said, (guess != first).float()], 1))
+            facts = self.facts(torch.stack([torch.ones_like(sure), sure, share, said, (guess != first).float()], 1))
             more = self.reads(states).index_add(0, cells, facts)
             h = self.hidden(tokens, batch.coords, batch.docs, batch.labels, causal=False, more=more)[cells].float()      # (N, C)
             colors = stay + said_before + self.head["color"](h)
             wrong = self.head["wrong"](h)
-            doubt = -torch.stack([sure, said, colors.detach().log_softmax(-1).gather(1, guess[:, None] % COLORS)[:, 0]], 1)
+            doubt = -torch.stack([sure, share, said, colors.detach().log_softmax(-1).gather(1, guess[:, None] % COLORS)[:, 0]], 1)
             pooled = torch.cat([h, wrong.detach(), doubt], 1)
             mean = torch.zeros(D, pooled.shape[1], device=h.device).index_add(0, doc, pooled) / size
             most = torch.zeros_like(mean).scatter_reduce(0, doc[:, None].expand_as(pooled), pooled, "amax", include_self=False)
@@ -154,11 +154,17 @@ def rows_of(found, tasks):
     return {task.id: rows[task.id] for task in tasks if task.id in rows}
 
 
-def drafts_of(model, tasks, config, rows, device, log, temperature=0.0):
-    """-> (drafts of evaluate.draft, for each its (task number, query number, view, symmetry, colour table))."""
+def drafts_of(model, tasks, config, rows, device, log, sampled=0):
+    """Drafts under all views, with vote shares; and of the first `sampled` tasks one more, sampled. -> (drafts, for each its (task number, query
+    number, view, symmetry, colour table))."""
     torch.manual_seed(config.seed)
-    drafts, exam = draft(model, tasks, config, rows, device, log, mend=True, temperature=temperature)
-    return drafts, exam.asked
+    drafts, exam = draft(model, tasks, config, rows, device, log, mend=True)
+    asked = exam.asked
+    if sampled:                                                # each stands for its task's plain view: the other views vote on it as they do in use
+        plain = dataclasses.replace(config, views=1)
+        more, exam = draft(model, tasks[:sampled], plain, rows, device, log, mend=True, temperature=config.refine_temperature)
+        drafts, asked = drafts + more, asked + exam.asked
+    return shares(drafts, asked), asked
 
 
 def as_shown(config, tasks, drafts, asked, rows, by=0):
@@ -166,13 +172,14 @@ def as_shown(config, tasks, drafts, asked, rows, by=0):
     which drafts they are)."""
     fits = lambda grid: grid.size + len(grid) < config.max_answer
     which = [q for q, d in enumerate(drafts) if d.grid is not None and fits(arc.transform(d.grid, asked[q][3]))]
-    return [shown(config, tasks[asked[q][0]], asked[q][1], asked[q][3:], rows.get(drafts[q].task, 0), drafts[q].grid, drafts[q].sure, None, by)
+    sure = lambda d: np.stack([d.sure, d.share])
+    return [shown(config, tasks[asked[q][0]], asked[q][1], asked[q][3:], rows.get(drafts[q].task, 0), drafts[q].grid, sure(drafts[q]), None, by)
             for q in which], which
 
 
 def make_drafts(config, data, path, first, banned, device, log):
     """What the refiner learns from: drafts where the first network fails, some where it does not, some damaged answers. -> tensors to cache."""
-    c, out, asked = config, [], 0
+    c, out, asked = dataclasses.replace(config, views=config.refine_views), [], 0
     rng = np.random.default_rng([c.seed, 2])
     for by, (place, found, tasks, seen) in enumerate(lessons(c, data, path, first, banned)):
         check_unseen(tasks, seen, place)
@@ -186,16 +193,15 @@ def make_drafts(config, data, path, first, banned, device, log):
             easy = easy[:max(len(hard), c.refine_tasks // 10)]
             log(f"{name}: fails {len(hard)} of {len(single)} tasks it never saw")
             asked += len(single)
-            sampled = [(hard, 1, c.refine_temperature)] if c.refine_temperature else []
-            for some, views, temperature in [(hard, c.refine_views, 0.0), (easy, 1, 0.0), *sampled]:
-                if some:
-                    own = dataclasses.replace(c, views=views)
-                    out += as_shown(c, some, *drafts_of(model, some, own, rows, device, log, temperature), rows, by)[0]
-            pool = np.concatenate([d.sure.ravel() for d in out]) if out else np.zeros(1)
-            for task in hard + easy if c.refine_corrupt else []:
+            some = hard + easy
+            if some:
+                drafted = drafts_of(model, some, c, rows, device, log, len(hard) if c.refine_temperature else 0)
+                out += as_shown(c, some, *drafted, rows, by)[0]
+            pool = np.concatenate([d.sure.reshape(2, -1) for d in out], 1) if out else np.array([[0.0], [1.0]])
+            for task in some if c.refine_corrupt else []:      # nobody drafted it: each cell is as sure as some cell of a draft
                 grid = damage(rng, *task.test[0])
                 view = arc.SYMMETRIES * int(c.symmetries) and int(rng.integers(arc.SYMMETRIES)), np.arange(arc.VOCAB)
-                out.append(shown(c, task, 0, view, rows.get(task.id, 0), grid, rng.choice(pool, grid.shape), DAMAGED, by))
+                out.append(shown(c, task, 0, view, rows.get(task.id, 0), grid, pool[:, rng.integers(pool.shape[1], size=grid.shape)], DAMAGED, by))
     if c.refine_corrupt < 1 and not any(d.kind == WRONG for d in out):
         raise UserError(f"{path}: of {asked} tasks that it never saw it drafts none wrong, so there is nothing to learn from. More tasks: "
                         f"--refine_tasks (now {c.refine_tasks}); or an earlier checkpoint: --refine_from=")
@@ -207,7 +213,7 @@ def weights_hash(found):
     return hashlib.sha256(b"".join(w.numpy().tobytes() for w in found["model"].values())).hexdigest()
 
 
-CACHE = "nanoarc drafts 1"
+CACHE = "nanoarc drafts 2"
 SOURCES = ("seed", "refine_train", "refine_folds", "refine_earlier", "refine_tasks", "refine_views", "refine_temperature", "refine_corrupt")
 
 
@@ -395,7 +401,8 @@ def main(argv=None):
         log(f"drafts to learn from: {kinds[WRONG]} wrong, {kinds[RIGHT]} right, {kinds[DAMAGED]} damaged answers; {clock(time.time() - begun)} "
             "so far")
         rows = rows_of(first, data["val"])
-        val = data["val"] and drafts_of(drafting, data["val"], dataclasses.replace(own, views=1), rows, device, log)
+        val = data["val"] and drafts_of(drafting, data["val"], dataclasses.replace(own, views=own.refine_views), rows, device, log)
+        val = [[part[q] for q, d in enumerate(val[0]) if d.view == 0] for part in val]         # judged in one view; the others have voted
 
         def validation(step):
             result = refined(model, drafting, data["val"], *val, own, rows, device)

@@ -106,7 +106,7 @@ class Config:
     refine_folds: str = ""          # instead: "a.pt,b.pt", trained with fold=0/2 and 1/2; each drafts the pairs it never saw
     refine_earlier: str = ""        # "step_000800.pt,...": earlier checkpoints (keep_every) draft these tasks too
     refine_tasks: int = 4000        # tasks to look for failing drafts in; more is better, 3 ms each on 2 CPU cores
-    refine_views: int = 1           # views drafted of each task that failed
+    refine_views: int = 4           # views drafted of each; the refiner is told how many agree, so not 1, nor far from `views`
     refine_temperature: float = 0.7 # one more draft of each, sampled; 0: none
     refine_right: float = 0.25      # share of documents whose draft is right, to learn to leave well alone
     refine_corrupt: float = 0.15    # share whose draft is a damaged answer; 1: nothing else (a control). Above a third it learns noise

@@ -40,7 +40,7 @@ class Shown(NamedTuple):
     demos: list
     query: object
     found: object                  # (H, W): the draft
-    sure: object                   # (H, W): log-probability of each cell
+    sure: object                   # (2, H, W): log-probability and vote share of each cell
     answer: object                 # None: not known
     row: int                       # of the task embedding
     symmetry: int
@@ -49,19 +49,20 @@ class Shown(NamedTuple):
 
 
 def shown(config, task, i, view, row, found, sure, kind=None, by=0):
-    """A draft for query i of a task, both in the task's own orientation and colours, under a view (symmetry, colour table)."""
+    """A draft for query i of a task, and how sure of each cell (2, H, W), in the task's own orientation and colours, under a view (symmetry, colour
+    table)."""
     symmetry, table = view
     query, answer = task.test[i]
     seen = arc.view_task(arc.Task("", task.train[:config.demos], [(query, found), (query, answer)]), symmetry, table)
     (query, found), (_, answer) = seen.test
     if kind is None:
         kind = RIGHT if answer is not None and same(found, answer) else WRONG
-    return Shown(seen.train, query, found, arc.transform(sure, symmetry), answer, row, symmetry, kind, by)
+    return Shown(seen.train, query, found, np.stack([arc.transform(of, symmetry) for of in sure]), answer, row, symmetry, kind, by)
 
 
 class Drafts:
     """Documents that end with a draft. `data` is what is cached: flat tensors, tokens and coordinates as the first network reads them,
-    and beside each token the answer's (END where it is not known, or of another shape) and how sure the draft was."""
+    and beside each token the answer's (END where it is not known, or of another shape) and how sure the draft was: its log-probability and vote share."""
 
     def __init__(self, data, config, device, banned=frozenset(), networks=()):
         """banned: pairs as tokens, that no training document may show; networks: those that drafted, by their numbers in `docs`."""
@@ -82,13 +83,13 @@ class Drafts:
             docs.append((len(pairs), len(kept) + 1, d.row, d.symmetry, d.kind, d.by))
             pairs += [d.demos[k] for k in kept] + [(d.query, d.found)]
         pairs = Pairs(pairs)
-        answers, sure = pairs.tokens.clone(), torch.zeros(len(pairs.tokens))
+        answers, sure = pairs.tokens.clone(), torch.zeros(2, len(pairs.tokens))
         for d, (first, count, *_) in zip(found, docs):
             p, (H, W) = first + count - 1, d.found.shape
             place = slice(pairs.start[p, 0] + pairs.prompt[p, 0], pairs.start[p, 0] + pairs.prompt[p, 0] + H * (W + 1))
             fits = d.answer is not None and d.answer.shape == d.found.shape
             answers[place] = torch.from_numpy(arc.encode_grid(d.answer)) if fits else END
-            sure[place].view(H, W + 1)[:, :-1] = torch.from_numpy(np.ascontiguousarray(d.sure, np.float32))
+            sure[:, place].view(2, H, W + 1)[..., :-1] = torch.from_numpy(np.ascontiguousarray(d.sure, np.float32))
         return dict(tokens=pairs.tokens, coords=pairs.coords, answers=answers, sure=sure, docs=torch.tensor(docs).reshape(-1, 6),
                     **{key: torch.from_numpy(getattr(pairs, key)) for key in ("start", "length", "prompt")})
 
@@ -139,10 +140,10 @@ class Drafts:
         return (self[step] for step in range(first, c.max_steps))
 
     def batch(self, docs):
-        """-> (batch; where the drafts' cells stand in it (N,); how sure each was (N,); what it should be (N,), END if that is not known)."""
+        """-> (batch; where the drafts' cells stand in it (N,); how sure each was (2, N); what it should be (N,), END if that is not known)."""
         batch = gather(self.pairs, docs)
         inside = torch.zeros_like(batch.query)
         inside[1:] = batch.query[:-1]                          # `query` stands one before the token it asks for
         cells = torch.nonzero(inside.bool() & (batch.tokens < COLORS))[:, 0]
         place, tables = batch.place[cells], torch.from_numpy(docs.tables).to(self.device)
-        return batch, cells, self.sure[place], tables[batch.doc[cells], self.answers[place].long()]
+        return batch, cells, self.sure[:, place], tables[batch.doc[cells], self.answers[place].long()]

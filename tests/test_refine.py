@@ -13,7 +13,9 @@ import train
 from config import Config, UserError
 from conftest import ROOT, TINY, checkpoint, equal, flags, flip_tasks, grid, make_task, records, tiny_shape, write_tasks
 from data import arc, oned
-from data.score import Draft, vote
+from data.exam import questions
+from data.score import Draft, as_draft, shares, vote
+from model import Answer
 from optim import Optimizer
 
 SMALL = {**TINY, "max_steps": 250, "oned_eval": 12, "refine_tasks": 60, "refine_steps": 4, "refine_layers": 1, "eval_every": 2}
@@ -35,11 +37,12 @@ def again(first, tmp_path, monkeypatch):
 
 
 def planted(config, seed, count, faults=None):
-    """Generated tasks with a damaged answer as draft, and how sure: Shown."""
+    """Generated tasks with a damaged answer as draft, log-probability -0.1 and vote share 0.5: Shown."""
     rng, tasks = np.random.default_rng(seed), oned.draw_tasks(seed, count, ["1d_fill"], (7, 9), 0)
     view = 0, np.arange(arc.VOCAB)
     drafts = [refine.damage(rng, *task.test[0]) for task in tasks] if faults is None else [faults] * count
-    return [refine.shown(config, task, 0, view, 0, draft, np.full(draft.shape, -0.1), refine.DAMAGED) for task, draft in zip(tasks, drafts)]
+    sure = lambda draft: np.stack([np.full(draft.shape, -0.1), np.full(draft.shape, 0.5)])
+    return [refine.shown(config, task, 0, view, 0, draft, sure(draft), refine.DAMAGED) for task, draft in zip(tasks, drafts)]
 
 
 def as_drafts(shown, config):
@@ -71,6 +74,17 @@ def test_untrained_it_returns_the_draft():
     found = refine.refine(model, None, drafts, [(0, np.arange(arc.VOCAB))] * 6, config, torch.device("cpu"))
     for shown, c in zip(planted(config, 5, 6), found):
         assert refine.decide(c, 0.0) == 0 and all((g == shown.found).all() for g in c.grids)
+
+
+def test_what_it_is_told_of_a_draft_is_heard():
+    """Log-probability and vote share each change what it says of colours and of the whole; without the draft they are not told."""
+    _, _, model, (batch, cells, sure, states, _) = setup()
+    torch.nn.init.normal_(model.head["color"].weight)
+    say = lambda sure, blind=False: torch.cat([part.ravel() for part in model(batch, cells, sure, states, 1, blind)[0][1:]])
+    for of in range(2):
+        other = sure.clone()
+        other[of] *= 0.5
+        assert (say(other) != say(sure)).all() and torch.equal(say(other, True), say(sure, True))
 
 
 def test_a_cell_sees_all_of_its_document_and_nothing_else():
@@ -131,12 +145,47 @@ def test_it_learns_to_repair_errors_it_has_never_seen():
 # --------------------------------------------------------------------------------------------------------------------
 # Drafts
 
+def test_vote_shares_by_hand():
+    """Of four views three drafted two cells, of which two agree on the second; one drafted no grid; a sample stands for the plain view."""
+    texts = ["12", "13", "13", None, "1 2"]
+    drafts = [Draft("t", 0, v, text and grid(text), -1) for v, text in enumerate(texts[:4])]
+    drafts += [Draft("t", 1, 0, grid("77"), -1), Draft("t", 0, 0, grid("13"), -1), Draft("t", 0, 0, grid("1 3"), -1)]
+    asked = [(0, 0, 0), (0, 0, 1), (0, 0, 2), (0, 0, 3), (0, 1, 0), (0, 0, 0), (0, 0, 0)]
+    found = [d.share if d.share is None else d.share.tolist() for d in shares(drafts, asked)]
+    assert found == [[[0.75, 0.25]], [[0.75, 0.5]], [[0.75, 0.5]], None, [[1, 1]], [[0.75, 0.75]], [[0.25], [0.25]]]
+
+
+def test_vote_shares_of_views(monkeypatch):
+    """Drafts are compared turned back: those of answers known by heart agree in all views. One colour of one view wrong: its cells are the minority."""
+    config, _ = train.knobs.load(flags(**{**SMALL, "views": 4, "symmetries": True}))
+    task, wrong = make_task("t", "12 > 34", "12 30 > 12 34"), []
+
+    def draft(model, tasks, config, *_, **__):
+        asked = questions(tasks, config.views, config)
+        answers = [arc.encode_grid(arc.transform(grid("12 35" if v in wrong else "12 34"), s)) for _, _, v, s, _ in asked]
+        return [as_draft("t", i, v, s, table, Answer(table[a].astype(int), np.zeros(len(a) + 1))) for (_, i, v, s, table), a in zip(asked, answers)], SimpleNamespace(asked=asked)
+    monkeypatch.setattr(refine, "draft", draft)
+    share = lambda **knobs: [d.share.tolist() for d in refine.drafts_of(None, [task], dataclasses.replace(config, **knobs), {}, None, print)[0]]
+    assert share() == 4 * [[[1, 1], [1, 1]]]
+    wrong.append(2)
+    assert share() == [[[1, 1], [1, 0.25 if v == 2 else 0.75]] for v in range(4)] and share(views=1) == [[[1, 1], [1, 1]]]
+
+
+def test_what_is_learned_from_has_shares(again, tmp_path):
+    """Drafts under refine_views views, and samples: shares in quarters, the least that of a draft that stands alone; those of damaged answers are
+    some of these."""
+    again()
+    data = torch.load(tmp_path / "run" / "refine" / "drafts.bin", weights_only=True)["data"]
+    drafts = refine.Drafts(data, Config(**{key: value for key, value in TINY.items() if key != "device"}), torch.device("cpu"))
+    for kinds in ((refine.WRONG, refine.RIGHT), (refine.DAMAGED,)):
+        which = [d for d, doc in enumerate(drafts.docs) if doc[4] in kinds]
+        _, _, (_, share), _ = drafts.batch(drafts.documents([(d, None, np.arange(arc.VOCAB)) for d in which]))
+        assert set(share.tolist()) == {0.25, 0.5, 0.75, 1.0}
+
 @pytest.mark.parametrize("tokens, mended", [([1, 2, 11, 3, 4, 11], "12 34"), ([1, 2, 11, 3, 11, 5, 6, 7, 11], "12 30 56"), ([1, 2, 11, 3, 4], "12 34"),
                                             ([1, 11, 2, 3, 11], "1 2"), ([1, 10, 2], "12"), ([11], None), ([], None)])
 def test_a_broken_rectangle_is_repaired_by_one_rule(tokens, mended):
     answer = refine.np.array(tokens, np.int64), np.full(len(tokens) + 1, -0.5)
-    from data.score import as_draft
-    from model import Answer
     draft = as_draft("t", 0, 0, 0, np.arange(arc.VOCAB), Answer(*answer), mend=True)
     assert draft.grid is None if mended is None else np.array_equal(draft.grid, grid(mended)) and draft.sure.shape == draft.grid.shape
 
@@ -144,7 +193,7 @@ def test_a_broken_rectangle_is_repaired_by_one_rule(tokens, mended):
 def test_a_mended_draft_that_became_too_long_is_left_out():
     config = Config(max_len=320, batch_tokens=640, max_answer=8)
     task = make_task("t", "1 > 1", "1 > 2")
-    drafts = [Draft("t", 0, 0, grid(text), -1.0, np.zeros(grid(text).shape)) for text in ("123 456", "12 34", "1234567")]
+    drafts = [Draft("t", 0, 0, grid(text), -1.0, np.zeros(grid(text).shape), 1.0, np.ones(grid(text).shape)) for text in ("123 456", "12 34", "1234567")]
     asked = [(0, 0, 0, 0, np.arange(arc.VOCAB))] * 3
     assert refine.as_shown(config, [task], drafts, asked, {})[1] == [1]
 
@@ -154,7 +203,7 @@ def test_documents_hold_the_draft_and_never_the_answer():
     made = planted(config, 5, 6)
     assert batch.tokens[cells].tolist() == [int(c) for s in made for c in s.found.ravel()]
     assert answers.tolist() == [int(c) for s in made for c in s.answer.ravel()]
-    assert torch.allclose(sure, torch.tensor(-0.1))
+    assert torch.allclose(sure, torch.tensor([[-0.1], [0.5]]))
     blank = as_drafts([s._replace(answer=None) for s in made], config)
     other = blank.batch(blank.documents([(d, None, np.arange(arc.VOCAB)) for d in range(6)]))
     assert torch.equal(other[0].tokens, batch.tokens) and (other[3] == arc.END).all()
@@ -167,8 +216,11 @@ def test_views_turn_back():
     draft = grid("145 230")
     for symmetry in range(8):
         table = arc.color_table(rng)
-        part = refine.shown(config, task, 0, (symmetry, table), 0, draft, np.zeros(draft.shape))
+        sure = np.stack([-draft.astype(float), draft / 10])    # as many as there are colours, to see where they go
+        part = refine.shown(config, task, 0, (symmetry, table), 0, draft, sure)
         drafts = as_drafts([part], config)
+        _, _, (logp, share), _ = drafts.batch(drafts.documents([(0, None, np.arange(arc.VOCAB))]))
+        assert np.array_equal(arc.transform(draft, symmetry).ravel(), -logp) and torch.allclose(share, -logp / 10)
         found = refine.refine(networks(), None, drafts, [(symmetry, table)], config, torch.device("cpu"))
         assert np.array_equal(found[0].grids[-1], draft) and part.kind == refine.WRONG
 
