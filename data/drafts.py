@@ -45,10 +45,9 @@ class Shown(NamedTuple):
     row: int                       # of the task embedding
     symmetry: int
     kind: int
-    by: int                        # number of the network that drafted it
 
 
-def shown(config, task, i, view, row, found, sure, kind=None, by=0):
+def shown(config, task, i, view, row, found, sure, kind=None):
     """A draft for query i of a task, and how sure of each cell (2, H, W), in the task's own orientation and colours, under a view (symmetry, colour
     table)."""
     symmetry, table = view
@@ -57,18 +56,18 @@ def shown(config, task, i, view, row, found, sure, kind=None, by=0):
     (query, found), (_, answer) = seen.test
     if kind is None:
         kind = RIGHT if answer is not None and same(found, answer) else WRONG
-    return Shown(seen.train, query, found, np.stack([arc.transform(of, symmetry) for of in sure]), answer, row, symmetry, kind, by)
+    return Shown(seen.train, query, found, np.stack([arc.transform(of, symmetry) for of in sure]), answer, row, symmetry, kind)
 
 
 class Drafts:
     """Documents that end with a draft. `data` is what is cached: flat tensors, tokens and coordinates as the first network reads them,
     and beside each token the answer's (END where it is not known, or of another shape) and how sure the draft was: its log-probability and vote share."""
 
-    def __init__(self, data, config, device, banned=frozenset(), networks=()):
-        """banned: pairs as tokens, that no training document may show; networks: those that drafted, by their numbers in `docs`."""
-        self.data, self.config, self.banned, self.device, self.networks = data, config, banned, device, networks
+    def __init__(self, data, config, device, banned=frozenset()):
+        """banned: pairs as tokens, that no training document may show."""
+        self.data, self.config, self.banned, self.device = data, config, banned, device
         host = {key: data[key].numpy() for key in ("start", "length", "prompt", "docs")}
-        self.docs = host.pop("docs")                           # (D, 6): first pair, pairs, task row, symmetry, kind, network
+        self.docs = host.pop("docs")                           # (D, 5): first pair, pairs, task row, symmetry, kind
         self.pairs = types.SimpleNamespace(**host, **{key: data[key].to(device) for key in ("tokens", "coords")})
         self.answers, self.sure = data["answers"].to(device), data["sure"].to(device)
 
@@ -80,7 +79,7 @@ class Drafts:
             lengths = [len(arc.encode_pair(pair)[0]) for pair in [*d.demos, (d.query, d.found)]]
             kept = fit_demos(lengths[:-1], lengths[-1], config.max_len)
             assert kept is not None, "a draft fits: so did its prompt with max_answer tokens"
-            docs.append((len(pairs), len(kept) + 1, d.row, d.symmetry, d.kind, d.by))
+            docs.append((len(pairs), len(kept) + 1, d.row, d.symmetry, d.kind))
             pairs += [d.demos[k] for k in kept] + [(d.query, d.found)]
         pairs = Pairs(pairs)
         answers, sure = pairs.tokens.clone(), torch.zeros(2, len(pairs.tokens))
@@ -90,7 +89,7 @@ class Drafts:
             fits = d.answer is not None and d.answer.shape == d.found.shape
             answers[place] = torch.from_numpy(arc.encode_grid(d.answer)) if fits else END
             sure[:, place].view(2, H, W + 1)[..., :-1] = torch.from_numpy(np.ascontiguousarray(d.sure, np.float32))
-        return dict(tokens=pairs.tokens, coords=pairs.coords, answers=answers, sure=sure, docs=torch.tensor(docs).reshape(-1, 6),
+        return dict(tokens=pairs.tokens, coords=pairs.coords, answers=answers, sure=sure, docs=torch.tensor(docs).reshape(-1, 5),
                     **{key: torch.from_numpy(getattr(pairs, key)) for key in ("start", "length", "prompt")})
 
     def last(self):
@@ -104,9 +103,7 @@ class Drafts:
         for d, order, table in chosen:
             first, count, row, *_ = self.docs[d]
             out.append(([*(first + (np.arange(count - 1) if order is None else order)), first + count - 1], 0, table, row))
-        docs = documents(self.pairs, out)
-        rows = self.docs[[d for d, *_ in chosen]]
-        return docs._replace(labels=rows[:, [2, 3, 5]])        # gather carries them along, the third for `batch`
+        return documents(self.pairs, out)._replace(labels=self.docs[[d for d, *_ in chosen], 2:4])
 
     def recolored(self, d, rng):
         """A colour table under which no pair of the document is one of val or test; as it is, if none is found."""

@@ -181,7 +181,7 @@ def test_refinement_is_what_was_measured():
         assert [cells[1], cells[-2], cells[-1].rstrip(" |")] == [spread([runs[seed][key] for seed in "123"])
                                                                   for runs, key in ((main, before), (main, after), (more, instead))]
     controls = {"as above": "main_beside_controls", "drafts of tasks that the first network was trained on": "in_sample", "one loop instead of two": "one_loop",
-                "damaged answers only, no draft of a network": "synthetic", "without the draft: its size alone": "blind", "the first network's states read as they are": "frozen"}
+                "damaged answers only, no draft of a network": "synthetic", "without the draft: its size alone": "blind", "the first network's states read as they are (code of commit 1edee26)": "frozen"}
     rows = [line.strip("| ").split(" | ") for line in README.split("| control, 3 seeds |")[1].split("\n\n")[0].splitlines()[2:]]
     assert len(rows) == len(controls)
     for name, *cells in rows:

@@ -61,7 +61,7 @@ def setup(count=6):
     torch.manual_seed(0)
     drafts, model = as_drafts(planted(config, 5, count), config), networks()
     batch, cells, sure, answers = drafts.batch(drafts.documents([(d, None, np.arange(arc.VOCAB)) for d in range(count)]))
-    return config, drafts, model, (batch, cells, sure, refine.states_of([model.trunk], batch), answers)
+    return config, drafts, model, (batch, cells, sure, model.read(batch, cells), answers)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -71,7 +71,7 @@ def test_untrained_it_returns_the_draft():
     config, drafts, model, (batch, cells, sure, states, _) = setup()
     for guess, colors, *_ in model(batch, cells, sure, states, 3):
         assert torch.equal(guess, batch.tokens[cells]) and torch.equal(colors.argmax(-1), guess)
-    found = refine.refine(model, None, drafts, [(0, np.arange(arc.VOCAB))] * 6, config, torch.device("cpu"))
+    found = refine.refine(model, drafts, [(0, np.arange(arc.VOCAB))] * 6, config, torch.device("cpu"))
     for shown, c in zip(planted(config, 5, 6), found):
         assert refine.decide(c, 0.0) == 0 and all((g == shown.found).all() for g in c.grids)
 
@@ -137,7 +137,7 @@ def test_it_learns_to_repair_errors_it_has_never_seen():
         optimizer.step(1e-2)
     unseen = faults(2, 200)
     with refine.averaged(model, optimizer):
-        found = refine.refine(model, None, as_drafts(unseen, config), [(0, np.arange(arc.VOCAB))] * 200, config, device)
+        found = refine.refine(model, as_drafts(unseen, config), [(0, np.arange(arc.VOCAB))] * 200, config, device)
     fixed = [bool((c.grids[refine.decide(c, 0.0)] == s.answer).all()) for c, s in zip(found, unseen)]
     assert np.mean(fixed) > 0.5
 
@@ -221,7 +221,7 @@ def test_views_turn_back():
         drafts = as_drafts([part], config)
         _, _, (logp, share), _ = drafts.batch(drafts.documents([(0, None, np.arange(arc.VOCAB))]))
         assert np.array_equal(arc.transform(draft, symmetry).ravel(), -logp) and torch.allclose(share, -logp / 10)
-        found = refine.refine(networks(), None, drafts, [(symmetry, table)], config, torch.device("cpu"))
+        found = refine.refine(networks(), drafts, [(symmetry, table)], config, torch.device("cpu"))
         assert np.array_equal(found[0].grids[-1], draft) and part.kind == refine.WRONG
 
 
@@ -230,9 +230,8 @@ def test_a_planted_leak_is_caught(again, tmp_path, monkeypatch):
     real = refine.lessons
 
     def planted(config, data, *rest):
-        lessons = real(config, data, *rest)
-        lessons[0][2][3] = data["val"][0]                     # among the tasks
-        return lessons
+        tasks, seen = real(config, data, *rest)
+        return [*tasks[:3], data["val"][0], *tasks[3:]], seen
     monkeypatch.setattr(refine, "lessons", planted)
     with pytest.raises(UserError, match="task 1d_fill/val-0 has a query that.*val.*leak"):
         again()
@@ -243,8 +242,8 @@ def test_drafting_tasks_are_new_and_guarded(first):
     config, _ = train.knobs.load(flags(**{**SMALL, "refine_from": first, "oned_families": "1d_recolor_cnt"}))
     data = train.load_data(config)
     known = {arc.pair_key(*p) for task in data["val"] + data["test"] for p in refine.known_pairs(task)}
-    (_, _, fresh, seen), = refine.lessons(config, data, first, {}, known)
-    (_, _, old, _), = refine.lessons(dataclasses.replace(config, refine_train="seen"), data, first, {}, known)
+    fresh, seen = refine.lessons(config, data, known)
+    old, _ = refine.lessons(dataclasses.replace(config, refine_train="seen"), data, known)
     assert len(fresh) == 60 and seen == known
     pairs = lambda tasks: {arc.pair_key(*p) for task in tasks for p in refine.known_pairs(task)}
     assert not pairs(fresh) & known and not pairs(fresh) & pairs(old)
@@ -261,24 +260,27 @@ def test_recoloured_documents_hold_no_pair_of_val():
     assert not any(np.array_equal(drafts.recolored(0, rng), table) for table in tables)
 
 
-def test_cross_fit(tmp_path, monkeypatch):
-    """Each half drafts the pairs that it never saw; a checkpoint that saw all is refused."""
+@pytest.mark.parametrize("fold", ["0/2", ""])
+def test_pairs_held_out_by_fold_are_drafted(tmp_path, monkeypatch, fold):
+    """A network drafts the pairs that it never saw; of one that saw all, drafts are refused."""
     monkeypatch.chdir(ROOT)
     file, val = (write_tasks(tmp_path / f"{i}.json", [t._replace(id=f"{i}{t.id}") for t in flip_tasks(8, demos=4, seed=i)]) for i in range(2))
-    knobs = {**SMALL, "train": file, "val": val, "test": val, "demos": 0, "task_embed": True, "max_steps": 30, "max_len": 128, "eval_every": 30}
-    for name, fold in (("whole", ""), ("a", "0/2"), ("b", "1/2")):
-        train.main(flags(**knobs, fold=fold, out_dir=tmp_path / name))
-    halves = f"{tmp_path / 'a' / 'ckpt.pt'},{tmp_path / 'b' / 'ckpt.pt'}"
-    config, _ = train.knobs.load(flags(**knobs, refine_folds=halves))
+    knobs = {**SMALL, "train": file, "val": val, "test": val, "demos": 0, "task_embed": True, "max_steps": 30, "max_len": 128, "eval_every": 30, "fold": fold,
+             "out_dir": tmp_path / "run"}
+    train.main(flags(**knobs))
+    knobs.update(refine_corrupt=1, refine_right=0)
+    if not fold:
+        with pytest.raises(UserError, match="has a query that this network trained on.*--fold"):
+            refine.main(flags(**knobs, refine_train="seen"))
+        return
+    config, _ = train.knobs.load(flags(**knobs))
     data = train.load_data(config)
     whole = {arc.pair_key(*p) for t in data["train"] for p in refine.known_pairs(t)}
-    parts = refine.lessons(config, data, "", {}, set())
-    drawn = [{arc.pair_key(*p) for t in tasks for p in t.test} for _, _, tasks, _ in parts]
-    assert drawn[0] | drawn[1] == whole and not drawn[0] & drawn[1]
-    assert all(not d & seen for d, (*_, seen) in zip(drawn, parts))
-    refine.main(flags(**{**knobs, "refine_folds": halves, "refine_tune": False, "out_dir": tmp_path / "whole", "refine_corrupt": 1, "refine_right": 0}))
-    with pytest.raises(UserError, match="whole.*--fold=i/k"):
-        refine.main(flags(**{**knobs, "refine_folds": tmp_path / "whole" / "ckpt.pt", "refine_tune": False, "out_dir": tmp_path / "whole", "overwrite": True}))
+    tasks, seen = refine.lessons(config, data, set())
+    drawn = {arc.pair_key(*p) for t in tasks for p in t.test}
+    assert 0 < len(drawn) < len(whole) and drawn == {arc.pair_key(*p) for t in data["train"] for p in refine.known_pairs(t) if refine.held_out(p, fold)}
+    assert not drawn & seen and seen >= whole - drawn
+    assert refine.main(flags(**knobs))["tasks"] == 8
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -367,7 +369,7 @@ ERRORS = {
     "eval before training": (dict(eval_only=True), "no such checkpoint.*refine.py without --eval_only"),
     "resume before training": (dict(resume=True), "no such checkpoint.*refine.py without"),
     "init_from": (dict(init_from="some.pt"), "init_from = 'some.pt'.*--refine_from"),
-    "weights only": (dict(refine_from="best"), "holds weights only.*--refine_tune=False"),
+    "weights only": (dict(refine_from="best"), "holds weights only.*--refine_from="),
     "loops": (dict(refine_loops=0), "refine_loops = 0 is out of its range"),
 }
 
