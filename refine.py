@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from config import UserError, names
+from config import UserError
 from data import arc
 from data.arc import COLORS, ROW, START, pair_key
 from data.batch import IGNORE, QUERY, Generated, bins, held_out, known_pairs
@@ -124,12 +124,6 @@ def check_unseen(tasks, seen, path):
                             "answer. Draft other tasks: --refine_train=; or train it with --fold, and the pairs held out are drafted")
 
 
-def rows_of(found, tasks):
-    """{task id: row of the task embedding}; a task goes by its id, as with `fold` its demonstrations are fewer."""
-    rows = {name: row for row, (name, _) in enumerate(found["task_ids"], 1)}
-    return {task.id: rows[task.id] for task in tasks if task.id in rows}
-
-
 def drafts_of(model, tasks, config, rows, device, log, sampled=0):
     """Drafts under all views, with vote shares; and of the first `sampled` tasks one more, sampled. -> (drafts, for each its (task number, query
     number, view, symmetry, colour table))."""
@@ -153,28 +147,24 @@ def as_shown(config, tasks, drafts, asked, rows):
             for q in which], which
 
 
-def make_drafts(config, data, path, first, banned, device, log):
+def make_drafts(config, data, path, model, rows, banned, device, log):
     """What the refiner learns from: drafts where the first network fails, some where it does not, some damaged answers. -> tensors to cache."""
-    c, out = dataclasses.replace(config, views=config.refine_views), []
-    rng = np.random.default_rng([c.seed, 2])
+    c, rng = dataclasses.replace(config, views=config.refine_views), np.random.default_rng([config.seed, 2])
     tasks, seen = lessons(c, data, banned)
     check_unseen(tasks, seen, path)
     single = [task._replace(test=[pair]) for task in tasks for pair in task.test]
-    rows = rows_of(first, single)
-    for name in [path, *names(c.refine_earlier)]:
-        model = rebuild(first if name == path else load_checkpoint(name), device)
-        exam = exam_of(single, c, rows, device)
-        exact = teacher_forced(model, exam, c, device, log)["exact"].astype(bool)               # greedy would draft it exactly: no need to decode
-        hard, easy = ([single[q] for q in exam.where if exact[q] == right] for right in (False, True))
-        log(f"{name}: fails {len(hard)} of {len(single)} tasks it never saw")
-        if some := hard + easy[:max(len(hard), c.refine_tasks // 10)]:
-            drafted = drafts_of(model, some, c, rows, device, log, len(hard) if c.refine_temperature else 0)
-            out += as_shown(c, some, *drafted, rows)[0]
-        pool = np.concatenate([d.sure.reshape(2, -1) for d in out], 1) if out else np.array([[0.0], [1.0]])
-        for task in some if c.refine_corrupt else []:          # nobody drafted it: each cell is as sure as some cell of a draft
-            grid = damage(rng, *task.test[0])
-            view = arc.SYMMETRIES * int(c.symmetries) and int(rng.integers(arc.SYMMETRIES)), np.arange(arc.VOCAB)
-            out.append(shown(c, task, 0, view, rows.get(task.id, 0), grid, pool[:, rng.integers(pool.shape[1], size=grid.shape)], DAMAGED))
+    exam = exam_of(single, c, rows, device)
+    exact = teacher_forced(model, exam, c, device, log)["exact"].astype(bool)                   # greedy would draft it exactly: no need to decode
+    hard, easy = ([single[q] for q in exam.where if exact[q] == right] for right in (False, True))
+    log(f"{path}: fails {len(hard)} of {len(single)} tasks it never saw")
+    some = hard + easy[:max(len(hard), c.refine_tasks // 10)]
+    drafted = drafts_of(model, some, c, rows, device, log, len(hard) if c.refine_temperature else 0) if some else ([], [])
+    out, _ = as_shown(c, some, *drafted, rows)
+    pool = np.concatenate([d.sure.reshape(2, -1) for d in out], 1) if out else np.array([[0.0], [1.0]])
+    for task in some if c.refine_corrupt else []:              # nobody drafted it: each cell is as sure as some cell of a draft
+        grid = damage(rng, *task.test[0])
+        view = arc.SYMMETRIES * int(c.symmetries) and int(rng.integers(arc.SYMMETRIES)), np.arange(arc.VOCAB)
+        out.append(shown(c, task, 0, view, rows.get(task.id, 0), grid, pool[:, rng.integers(pool.shape[1], size=grid.shape)], DAMAGED))
     if c.refine_corrupt < 1 and not any(d.kind == WRONG for d in out):
         raise UserError(f"{path}: of {len(single)} tasks that it never saw it drafts none wrong, so there is nothing to learn from. More tasks: "
                         f"--refine_tasks (now {c.refine_tasks}); or an earlier checkpoint: --refine_from=")
@@ -187,13 +177,12 @@ def weights_hash(found):
 
 
 CACHE = "nanoarc drafts 2"
-SOURCES = ("seed", "refine_train", "refine_earlier", "refine_tasks", "refine_views", "refine_temperature", "refine_corrupt")
+SOURCES = ("seed", "refine_train", "refine_tasks", "refine_views", "refine_temperature", "refine_corrupt")
 
 
-def cached_drafts(config, folder, data, path, first, banned, device, log):
+def cached_drafts(config, folder, data, path, first, drafting, rows, banned, device, log):
     """The drafts to learn from, from folder/drafts.bin where they are of this very checkpoint and these knobs; else made, and kept there."""
-    others = [weights_hash(load_checkpoint(name)) for name in names(config.refine_earlier)]
-    key, place = {"model": weights_hash(first), "others": others, **{name: getattr(config, name) for name in SOURCES}}, folder / "drafts.bin"
+    key, place = {"model": weights_hash(first), **{name: getattr(config, name) for name in SOURCES}}, folder / "drafts.bin"
     if place.is_file():
         try:
             kept = torch.load(place, weights_only=True)
@@ -208,7 +197,7 @@ def cached_drafts(config, folder, data, path, first, banned, device, log):
         log(f"drafts: those in {place} are of another network or other knobs; made anew")
     elif config.resume:
         raise UserError(f"{place}: the drafts of the run to go on with are gone. Start anew with --overwrite")
-    made = make_drafts(config, data, path, first, banned, device, log)
+    made = make_drafts(config, data, path, drafting, rows, banned, device, log)
     save_whole(place, {"kind": CACHE, "key": key, "data": made})
     return made, key
 
@@ -287,10 +276,9 @@ def refined(model, tasks, drafts, asked, config, rows, device):
     return Refined(tasks, drafts, candidates)
 
 
-def solve(config, model, first, tasks, margin, device, log, step):
+def solve(config, model, drafting, tasks, rows, margin, device, log, step):
     """Draft, refine, vote, score, and write submission.json. -> (metrics, empty where no answer is known; attempts; those of the drafts alone)."""
-    begun, rows = time.time(), rows_of(first, tasks)
-    drafting = rebuild(first, device)
+    begun = time.time()
     result = refined(model, tasks, *drafts_of(drafting, tasks, config, rows, device, log), config, rows, device)
     (scores, attempts), (_, before) = score(tasks, result.after(margin)), score(tasks, result.before)
     write_json(log.folder / "submission.json", submission(tasks, attempts))
@@ -334,7 +322,8 @@ def main(argv=None):
 
     data = load_data(config)
     arc.check_frame(data["val"] + data["test"], first["shape"]["frame"])
-    shape = Shape(**first["shape"])
+    drafting, rows = rebuild(first, device), {name: row for row, (name, _) in enumerate(first["task_ids"], 1)}
+    shape = drafting.shape
     model = Refiner(dataclasses.replace(shape, n_layer=own.n_layer, dropout=own.dropout), shape).to(device)
     part = None                                                # eval_only: no optimizer's state, so `averaged` leaves the weights as they are
     if not config.eval_only:
@@ -364,13 +353,11 @@ def main(argv=None):
     if not config.eval_only:
         write_json(log.folder / "config.json", {**dataclasses.asdict(own), "given": given, "versions": run.versions,
                                                 "machine": f"{device.type} ({why})", "command": shlex.join(sys.argv) if argv is None else ""})
-        made, run.more["drafts"] = cached_drafts(config, log.folder, data, path, first, {pair_key(*p) for p in known}, device, log)
-        drafting = rebuild(first, device)
+        made, run.more["drafts"] = cached_drafts(config, log.folder, data, path, first, drafting, rows, {pair_key(*p) for p in known}, device, log)
         lesson = Drafts(made, own, device, {arc.encode_pair(p)[0].tobytes() for p in known})
         kinds = Counter(lesson.docs[:, 4].tolist())
         log(f"drafts to learn from: {kinds[WRONG]} wrong, {kinds[RIGHT]} right, {kinds[DAMAGED]} damaged answers; {clock(time.time() - begun)} "
             "so far")
-        rows = rows_of(first, data["val"])
         val = data["val"] and drafts_of(drafting, data["val"], dataclasses.replace(own, views=own.refine_views), rows, device, log)
         val = [[part[q] for q, d in enumerate(val[0]) if d.view == 0] for part in val]         # judged in one view; the others have voted
 
@@ -390,7 +377,7 @@ def main(argv=None):
         metrics.update(train_minutes=run.seconds / 60)
     if data["test"]:
         with averaged(model, optimizer):
-            scores, *tried = solve(own, model, first, data["test"], margin, device, log, run.step)
+            scores, *tried = solve(own, model, drafting, data["test"], rows, margin, device, log, run.step)
         metrics.update(scores)
     metrics["minutes"] = (time.time() - begun) / 60
     if "tasks" in metrics:

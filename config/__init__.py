@@ -103,7 +103,6 @@ class Config:
     refine_from: str = ""           # the checkpoint whose drafts are refined; empty: out_dir/ckpt.pt
     refine_train: str = "oned"      # tasks to draft for training, which that checkpoint must not know: oned, or sources as above;
                                     # seen: those it was trained on (a control: it learns to copy). With `fold`: the pairs held out
-    refine_earlier: str = ""        # "step_000800.pt,...": earlier checkpoints (keep_every) draft these tasks too
     refine_tasks: int = 4000        # tasks to look for failing drafts in; more is better, 3 ms each on 2 CPU cores
     refine_views: int = 4           # views drafted of each; the refiner is told how many agree, so not 1, nor far from `views`
     refine_temperature: float = 0.7 # one more draft of each, sampled; 0: none
@@ -122,7 +121,7 @@ class Config:
     compile: bool = True            # torch.compile and CUDA graphs, on CUDA only
     workers: int = -1               # processes that prepare batches (one at most for tasks from files); -1: 4 on CUDA, else 0
     log_every: int = 100             # steps
-    keep_every: int = 0             # steps between snapshots that are kept (for refine.py); 0: none
+    keep_every: int = 0             # steps between snapshots that are kept; 0: none
 
     def __post_init__(self):
         if self.tasks:
