@@ -9,7 +9,6 @@ whether the draft is wrong there, and for the draft whether it is exactly right.
 """
 import dataclasses
 import hashlib
-import itertools
 import shlex
 import sys
 import time
@@ -26,14 +25,14 @@ from torch import nn
 from config import UserError
 from data import arc
 from data.arc import COLORS, ROW, START, pair_key
-from data.batch import IGNORE, QUERY, Generated, bins, held_out, known_pairs
+from data.batch import IGNORE, QUERY, bins, known_pairs
 from data.candidates import Candidates, Refined, best_margin, compare, decide, report
-from data.drafts import DAMAGED, RIGHT, WRONG, Drafts, damage, shown
+from data.drafts import DAMAGED, RIGHT, WRONG, Drafts, as_shown, damage, shown
 from data.report import write_report
 from data.score import score, shares, submission, write_json
-from data.sources import load_data
+from data.sources import check_unseen, lessons, load_data
 from evaluate import autocast, draft, exam_of, teacher_forced
-from model import GPT, UNREADABLE, Shape, check_shape, load_checkpoint, rebuild, save_whole
+from model import GPT, UNREADABLE, check_shape, load_checkpoint, rebuild, save_whole
 from optim import Optimizer, averaged
 from train import MAY_CHANGE, Log, Run, changed, clock, command_line, pick_device, picture, prepare_folder, shape_for, train
 
@@ -97,33 +96,6 @@ class Refiner(GPT):
 # --------------------------------------------------------------------------------------------------------------------
 # Drafting: on tasks that the drafting network never saw
 
-def lessons(config, data, banned):
-    """-> (tasks whose queries the drafting network never trained on, keys of pairs that must not be among these)."""
-    c = config
-    if c.fold:                                                 # train.py held out a part of each task's pairs
-        split = lambda task, out: [p for p in known_pairs(task) if held_out(p, c.fold) == out]
-        tasks = [t._replace(train=split(t, False), test=split(t, True)) for t in data["train"]]
-        asked = {pair_key(*p) for t in data["val"] + data["test"] for p in t.test if p[1] is not None}     # their demonstrations may be learned
-        return [t for t in tasks if t.test and (t.train or c.task_embed)], asked | {pair_key(*p) for t in tasks for p in t.train}
-    if c.refine_train == "oned" or c.refine_train == "seen" and data["train"] is None:
-        stream = Generated(c, data["families"], banned, "refine" if c.refine_train == "oned" else "train")
-        steps = itertools.count() if c.refine_train == "oned" else range(c.max_steps)
-        return list(itertools.islice((task for step in steps for task, _ in stream.step_tasks(step)), c.refine_tasks)), banned
-    if c.refine_train == "seen":
-        return [t._replace(train=known_pairs(t)[:-1], test=known_pairs(t)[-1:]) for t in data["train"]][:c.refine_tasks], banned
-    tasks, *_ = arc.guard(arc.load(c.refine_train), data["val"] + data["test"] + (data["train"] or []))
-    tasks = [t._replace(test=[p for p in t.test if p[1] is not None]) for t in tasks]
-    return [t for t in tasks if t.test and t.train][:c.refine_tasks], banned
-
-
-def check_unseen(tasks, seen, path):
-    """No query may be one the drafting network knows, nor one of val or test: its draft would be the answer, and teach to copy."""
-    for task in tasks:
-        if any(pair_key(*pair) in seen for pair in task.test):
-            raise UserError(f"{path}: task {task.id} has a query that this network trained on, or that val or test holds; its draft would leak the "
-                            "answer. Draft other tasks: --refine_train=; or train it with --fold, and the pairs held out are drafted")
-
-
 def drafts_of(model, tasks, config, rows, device, log, sampled=0):
     """Drafts under all views, with vote shares; and of the first `sampled` tasks one more, sampled. -> (drafts, for each its (task number, query
     number, view, symmetry, colour table))."""
@@ -135,16 +107,6 @@ def drafts_of(model, tasks, config, rows, device, log, sampled=0):
         more, exam = draft(model, tasks[:sampled], plain, rows, device, log, mend=True, temperature=config.refine_temperature)
         drafts, asked = drafts + more, asked + exam.asked
     return shares(drafts, asked), asked
-
-
-def as_shown(config, tasks, drafts, asked, rows):
-    """Drafts that are grids, as documents' parts. A mended one may have become longer than max_answer, and is left as it is. -> (list of Shown,
-    which drafts they are)."""
-    fits = lambda grid: grid.size + len(grid) < config.max_answer
-    which = [q for q, d in enumerate(drafts) if d.grid is not None and fits(arc.transform(d.grid, asked[q][3]))]
-    sure = lambda d: np.stack([d.sure, d.share])
-    return [shown(config, tasks[asked[q][0]], asked[q][1], asked[q][3:], rows.get(drafts[q].task, 0), drafts[q].grid, sure(drafts[q]))
-            for q in which], which
 
 
 def make_drafts(config, data, path, model, rows, banned, device, log):

@@ -59,6 +59,16 @@ def shown(config, task, i, view, row, found, sure, kind=None):
     return Shown(seen.train, query, found, np.stack([arc.transform(of, symmetry) for of in sure]), answer, row, symmetry, kind)
 
 
+def as_shown(config, tasks, drafts, asked, rows):
+    """Drafts that are grids, as documents' parts. A mended one may have become longer than max_answer, and is left as it is. -> (list of Shown,
+    which drafts they are)."""
+    fits = lambda grid: grid.size + len(grid) < config.max_answer
+    which = [q for q, d in enumerate(drafts) if d.grid is not None and fits(arc.transform(d.grid, asked[q][3]))]
+    sure = lambda d: np.stack([d.sure, d.share])
+    return [shown(config, tasks[asked[q][0]], asked[q][1], asked[q][3:], rows.get(drafts[q].task, 0), drafts[q].grid, sure(drafts[q]))
+            for q in which], which
+
+
 class Drafts:
     """Documents that end with a draft. `data` is what is cached: flat tensors, tokens and coordinates as the first network reads them,
     and beside each token the answer's (END where it is not known, or of another shape) and how sure the draft was: its log-probability and vote share."""

@@ -13,6 +13,7 @@ import train
 from config import Config, UserError
 from conftest import ROOT, TINY, checkpoint, equal, flags, flip_tasks, grid, make_task, records, tiny_shape, write_tasks
 from data import arc, oned
+from data.batch import held_out
 from data.exam import questions
 from data.score import Draft, as_draft, shares, vote
 from model import Answer
@@ -278,7 +279,7 @@ def test_pairs_held_out_by_fold_are_drafted(tmp_path, monkeypatch, fold):
     whole = {arc.pair_key(*p) for t in data["train"] for p in refine.known_pairs(t)}
     tasks, seen = refine.lessons(config, data, set())
     drawn = {arc.pair_key(*p) for t in tasks for p in t.test}
-    assert 0 < len(drawn) < len(whole) and drawn == {arc.pair_key(*p) for t in data["train"] for p in refine.known_pairs(t) if refine.held_out(p, fold)}
+    assert 0 < len(drawn) < len(whole) and drawn == {arc.pair_key(*p) for t in data["train"] for p in refine.known_pairs(t) if held_out(p, fold)}
     assert not drawn & seen and seen >= whole - drawn
     assert refine.main(flags(**knobs))["tasks"] == 8
 
