@@ -142,9 +142,8 @@ CACHE = "nanoarc drafts 2"
 SOURCES = ("seed", "refine_train", "refine_tasks", "refine_views", "refine_temperature", "refine_corrupt")
 
 
-def cached_drafts(config, folder, data, path, first, drafting, rows, banned, device, log):
-    """The drafts to learn from, from folder/drafts.bin where they are of this very checkpoint and these knobs; else made, and kept there."""
-    key, place = {"model": weights_hash(first), **{name: getattr(config, name) for name in SOURCES}}, folder / "drafts.bin"
+def cached(place, key, make, log):
+    """What make() made, from the file `place` where that is of the same key: of this very checkpoint and these knobs."""
     if place.is_file():
         try:
             kept = torch.load(place, weights_only=True)
@@ -152,16 +151,11 @@ def cached_drafts(config, folder, data, path, first, drafting, rows, banned, dev
             kept = {}
         if isinstance(kept, dict) and kept.get("kind") == CACHE and kept["key"] == key:
             log(f"drafts: from {place}")
-            return kept["data"], key
-        if config.resume:
-            raise UserError(f"{place}: drafts of another network or other knobs, so this would not be the same run: {path} has changed since. Start "
-                            "anew with --overwrite")
+            return kept["data"]
         log(f"drafts: those in {place} are of another network or other knobs; made anew")
-    elif config.resume:
-        raise UserError(f"{place}: the drafts of the run to go on with are gone. Start anew with --overwrite")
-    made = make_drafts(config, data, path, drafting, rows, banned, device, log)
+    made = make()
     save_whole(place, {"kind": CACHE, "key": key, "data": made})
-    return made, key
+    return made
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -295,11 +289,12 @@ def main(argv=None):
         part = model.trunk, first["optimizer"]
     optimizer = Optimizer(model, own, part)
     run = Run(own, model, optimizer, first["task_ids"], log)
+    key = {"model": weights_hash(first), **{name: getattr(own, name) for name in SOURCES}}
+    if found and found["drafts"]["model"] != key["model"]:
+        raise UserError(f"{source}: learned to correct the drafts of another network than {path} holds now; train it anew with --overwrite")
     if config.resume:
         run.resume(found, source)
     elif found:
-        if found["drafts"]["model"] != weights_hash(first):
-            raise UserError(f"{source}: learned to correct the drafts of another network than {path} holds now; train it anew with --overwrite")
         check_shape(found, model.shape, source)
         model.load_state_dict(found["model"])
         run.step = found["step"]
@@ -315,7 +310,8 @@ def main(argv=None):
     if not config.eval_only:
         write_json(log.folder / "config.json", {**dataclasses.asdict(own), "given": given, "versions": run.versions,
                                                 "machine": f"{device.type} ({why})", "command": shlex.join(sys.argv) if argv is None else ""})
-        made, run.more["drafts"] = cached_drafts(config, log.folder, data, path, first, drafting, rows, {pair_key(*p) for p in known}, device, log)
+        run.more["drafts"], banned = key, {pair_key(*p) for p in known}
+        made = cached(log.folder / "drafts.bin", key, lambda: make_drafts(config, data, path, drafting, rows, banned, device, log), log)
         lesson = Drafts(made, own, device, {arc.encode_pair(p)[0].tobytes() for p in known})
         kinds = Counter(lesson.docs[:, 4].tolist())
         log(f"drafts to learn from: {kinds[WRONG]} wrong, {kinds[RIGHT]} right, {kinds[DAMAGED]} damaged answers; {clock(time.time() - begun)} "
@@ -331,10 +327,7 @@ def main(argv=None):
             run.more["margin"] = best_margin(result)
             return {**m, "exact": m["single_after"], "loss": -m["cells_after"]}
 
-        interrupted = train(own, model, optimizer, run, lesson, partial(learn, own, model, lesson, device), validation if val else None, device, log)
-        if interrupted:
-            log(f"interrupted at step {run.step}; saved. Go on with --resume")
-            raise SystemExit(130)
+        train(own, model, optimizer, run, lesson, partial(learn, own, model, lesson, device), validation if val else None, device, log)
         margin = run.more.get("margin", margin)
         metrics.update(train_minutes=run.seconds / 60)
     if data["test"]:

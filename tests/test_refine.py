@@ -347,10 +347,9 @@ def test_drafts_are_kept_and_made_anew_for_another_network(again, first, tmp_pat
     kept = first.read_bytes()
     try:
         torch.save(other, first)
-        with pytest.raises(UserError, match="drafts of another network.*--overwrite"):
-            again(resume=True)
-        with pytest.raises(UserError, match="learned to correct the drafts of another network.*--overwrite"):
-            again(eval_only=True)
+        for how in ("resume", "eval_only"):
+            with pytest.raises(UserError, match="learned to correct the drafts of another network.*--overwrite"):
+                again(**{how: True})
     finally:
         first.write_bytes(kept)
     assert place.stat().st_mtime_ns == before
