@@ -32,7 +32,7 @@ from data.report import write_report
 from data.score import score, shares, submission, write_json
 from data.sources import check_unseen, lessons, load_data
 from evaluate import autocast, draft, exam_of, teacher_forced
-from model import GPT, UNREADABLE, check_shape, load_checkpoint, rebuild, save_whole
+from model import GPT, UNREADABLE, Shape, check_shape, load_checkpoint, rebuild, save_whole
 from optim import Optimizer, averaged
 from train import MAY_CHANGE, Log, Run, changed, clock, command_line, pick_device, picture, prepare_folder, shape_for, train
 
@@ -278,9 +278,9 @@ def main(argv=None):
 
     data = load_data(config)
     arc.check_frame(data["val"] + data["test"], first["shape"]["frame"])
-    drafting, rows = rebuild(first, device), {name: row for row, (name, _) in enumerate(first["task_ids"], 1)}
-    shape = drafting.shape
+    shape = Shape(**first["shape"])
     model = Refiner(dataclasses.replace(shape, n_layer=own.n_layer, dropout=own.dropout), shape).to(device)
+    drafting, rows = rebuild(first, device), {name: row for row, (name, _) in enumerate(first["task_ids"], 1)}
     part = None                                                # eval_only: no optimizer's state, so `averaged` leaves the weights as they are
     if not config.eval_only:
         if "training" not in first:

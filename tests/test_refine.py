@@ -226,6 +226,16 @@ def test_views_turn_back():
         assert np.array_equal(found[0].grids[-1], draft) and part.kind == refine.WRONG
 
 
+def test_val_is_judged_in_one_view_and_told_of_all(again, monkeypatch):
+    """In validation drafts are of the plain view, their shares of refine_views = 4 views; in the end, of `views` = 2."""
+    real, seen = refine.refined, []
+    monkeypatch.setattr(refine, "refined", lambda *args: seen.append(args[2]) or real(*args))
+    again()
+    *val, test = [({d.view for d in drafts}, set(np.concatenate([d.share.ravel() for d in drafts if d.grid is not None]))) for drafts in seen]
+    assert len(val) == 2 and all(views == {0} and 0.75 in shares and shares <= {0.25, 0.5, 0.75, 1} for views, shares in val)
+    assert test[0] == {0, 1} and test[1] <= {0.5, 1}
+
+
 def test_a_planted_leak_is_caught(again, tmp_path, monkeypatch):
     """A task to draft whose query is one of val."""
     real = refine.lessons
@@ -341,6 +351,11 @@ def test_drafts_are_kept_and_made_anew_for_another_network(again, first, tmp_pat
     before = place.stat().st_mtime_ns
     again(overwrite=True)
     assert place.stat().st_mtime_ns == before
+    whole = place.read_bytes()
+    place.write_bytes(whole[:1000])                            # cut short
+    again(overwrite=True)
+    assert place.read_bytes() == whole
+    before = place.stat().st_mtime_ns
     other = torch.load(first, weights_only=True)
     other["model"]["head.weight"] += 0.01
     torch.save(other, tmp_path / "other.pt")
