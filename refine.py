@@ -7,10 +7,8 @@ The drafting network solves most tasks it is asked, and knows those it was train
 mostly where it fails. The second network reads demonstrations, query and draft at once, and says for each cell the colour and
 whether the draft is wrong there, and for the draft whether it is exactly right. Applied several times, it reads its own answer.
 """
-import contextlib
 import dataclasses
 import hashlib
-import itertools
 import shlex
 import sys
 import time
@@ -24,15 +22,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from config import UserError, names
+from config import UserError
 from data import arc
 from data.arc import COLORS, ROW, START, pair_key
-from data.batch import IGNORE, QUERY, Generated, bins, held_out, known_pairs
+from data.batch import IGNORE, QUERY, bins, known_pairs
 from data.candidates import Candidates, Refined, best_margin, compare, decide, report
-from data.drafts import DAMAGED, RIGHT, WRONG, Drafts, damage, shown
+from data.drafts import DAMAGED, RIGHT, WRONG, Drafts, as_shown, damage, shown
 from data.report import write_report
-from data.score import score, submission, write_json
-from data.sources import load_data
+from data.score import score, shares, submission, write_json
+from data.sources import check_unseen, lessons, load_data
 from evaluate import autocast, draft, exam_of, teacher_forced
 from model import GPT, UNREADABLE, Shape, check_shape, load_checkpoint, rebuild, save_whole
 from optim import Optimizer, averaged
@@ -45,41 +43,47 @@ class Refiner(GPT):
     """The blocks of model.py without the causal mask. Its residual goes around everything: it answers the draft's colours, times a
     gain, plus a correction that starts at zero, so untrained it returns each draft as it is."""
 
-    def __init__(self, shape, trunk=None):
-        """trunk: shape of the drafting network, of which the refiner has a copy that learns along; None: it reads that one's states
-        as they are."""
+    def __init__(self, shape, trunk):
+        """trunk: shape of the drafting network, of which the refiner has a copy that learns along."""
         super().__init__(shape)
-        self.trunk = GPT(trunk) if trunk else None
+        self.trunk = GPT(trunk)
         C = shape.n_embd
-        self.facts = nn.Linear(4, C, bias=False)               # of a draft's cell: that it is one, how sure, ...
-        self.reads = nn.Linear(2 * C, C, bias=False)           # what the drafting network had in mind of a token
-        self.head = nn.ModuleDict(dict(color=nn.Linear(C, COLORS, bias=False), wrong=nn.Linear(C, 1), right=nn.Linear(2 * (C + 4), 1)))
+        self.facts = nn.Linear(5, C, bias=False)               # of a draft's cell: that it is one, how sure, ...
+        self.reads = nn.Linear(2 * C, C, bias=False)           # what the trunk had in mind of a token
+        self.head = nn.ModuleDict(dict(color=nn.Linear(C, COLORS, bias=False), wrong=nn.Linear(C, 1), right=nn.Linear(2 * (C + 5), 1)))
         self.trust = nn.Parameter(torch.zeros(1))              # in what the trunk would say, given the draft so far
         self.gain = nn.Parameter(torch.full((1,), 4.0))
         nn.init.normal_(self.facts.weight, std=0.5)
         nn.init.normal_(self.reads.weight, std=(2 * C) ** -0.5)
         nn.init.zeros_(self.head["color"].weight)
 
+    def read(self, batch, cells, blind=False):
+        """What the trunk has in mind of each token, (T, 2 C): when it was to say it, and when it had read it. blind: with the draft's cells hidden."""
+        tokens = batch.tokens.index_fill(0, cells, START) if blind else batch.tokens
+        after = self.trunk.hidden(tokens, batch.coords, batch.docs, batch.labels)
+        before = after.roll(1, 0).index_fill(0, batch.docs[:-1].long(), 0.0)
+        return torch.cat([before, after], 1).float()
+
     def forward(self, batch, cells, sure, states, loops, blind=False):
-        """cells (N,): where in the batch the drafts' cells stand; sure (N,): log-probability of each; states (T, 2 C): states_of. Each loop
-        judges a guess, the first one the draft, and makes the next. -> a list of (guess (N,), colour logits (N, 10), wrong (N,), right (D,)):
-        logits for what the guess should have been, that a cell of it is wrong, that all of it is right. blind: the draft's size alone shows."""
+        """cells (N,): where in the batch the drafts' cells stand; sure (2, N): log-probability and vote share of each; states (T, 2 C): from read.
+        Each loop judges a guess, the first one the draft, and makes the next. -> a list of (guess (N,), colour logits (N, 10), wrong (N,), right
+        (D,)): logits for what the guess should have been, that a cell of it is wrong, that all of it is right. blind: the draft's size alone shows."""
         doc, D = batch.doc[cells], len(batch.docs) - 1
         given = batch.tokens[cells]
         stay = 0 if blind else self.gain * F.one_hot(given, COLORS)
-        guess, said = (torch.full_like(given, START), torch.zeros_like(sure)) if blind else (given, sure)
-        first, sure, size = guess, said, torch.bincount(doc, minlength=D).clamp(min=1)[:, None]
-        said_before = self.trust * self.trunk.head(states[cells, :self.shape.n_embd])[:, :COLORS] if self.trunk else 0
+        guess, (sure, share) = (torch.full_like(given, START), torch.zeros_like(sure)) if blind else (given, sure)
+        first, said, size = guess, sure, torch.bincount(doc, minlength=D).clamp(min=1)[:, None]
+        said_before = self.trust * self.trunk.head(states[cells, :self.shape.n_embd])[:, :COLORS]
         out = []
         for _ in range(loops):
             tokens = batch.tokens.clone()
             tokens[cells] = guess
-            facts = self.facts(torch.stack([torch.ones_like(sure), sure, said, (guess != first).float()], 1))
+            facts = self.facts(torch.stack([torch.ones_like(sure), sure, share, said, (guess != first).float()], 1))
             more = self.reads(states).index_add(0, cells, facts)
             h = self.hidden(tokens, batch.coords, batch.docs, batch.labels, causal=False, more=more)[cells].float()      # (N, C)
             colors = stay + said_before + self.head["color"](h)
             wrong = self.head["wrong"](h)
-            doubt = -torch.stack([sure, said, colors.detach().log_softmax(-1).gather(1, guess[:, None] % COLORS)[:, 0]], 1)
+            doubt = -torch.stack([sure, share, said, colors.detach().log_softmax(-1).gather(1, guess[:, None] % COLORS)[:, 0]], 1)
             pooled = torch.cat([h, wrong.detach(), doubt], 1)
             mean = torch.zeros(D, pooled.shape[1], device=h.device).index_add(0, doc, pooled) / size
             most = torch.zeros_like(mean).scatter_reduce(0, doc[:, None].expand_as(pooled), pooled, "amax", include_self=False)
@@ -89,115 +93,42 @@ class Refiner(GPT):
         return out
 
 
-def think(model, networks, batch, cells, sure, loops, config):
-    """-> (states_of, what the Refiner says). It reads with its trunk; without one, with the networks that drafted, which then learn nothing."""
-    seen = batch if config.refine_draft else batch._replace(tokens=batch.tokens.index_fill(0, cells, START))
-    with contextlib.nullcontext() if model.trunk else torch.no_grad():
-        states = states_of([model.trunk] if model.trunk else networks, seen)
-    return states, model(batch, cells, sure, states, loops, not config.refine_draft)
-
-
-def states_of(networks, batch):
-    """What a drafting network has in mind of each token, (T, 2 C): when it was to say it, and when it had read it. Of several networks, each
-    document's own (the third of its labels)."""
-    after = 0
-    for k, network in enumerate(networks):
-        found = network.hidden(batch.tokens, batch.coords, batch.docs, batch.labels)
-        after = torch.where(batch.labels[:, 2:] == k, found, after)
-    before = after.roll(1, 0).index_fill(0, batch.docs[:-1].long(), 0.0)
-    return torch.cat([before, after], 1).float()
-
-
 # --------------------------------------------------------------------------------------------------------------------
 # Drafting: on tasks that the drafting network never saw
 
-def lessons(config, data, path, first, banned):
-    """-> [(checkpoint's path, its dict, tasks whose queries it never trained on, keys of pairs that must not be among these)]."""
-    c = config
-    if c.refine_folds:
-        out = []
-        asked = {pair_key(*p) for t in data["val"] + data["test"] for p in t.test if p[1] is not None}     # their demonstrations may be learned
-        for place in names(c.refine_folds):
-            part = load_checkpoint(place)
-            fold = part["config"]["fold"]
-            if not fold:
-                raise UserError(f"{place}: refine_folds takes checkpoints trained with --fold=i/k; this one was trained on every pair")
-            split = lambda task, out: [p for p in known_pairs(task) if held_out(p, fold) == out]
-            tasks = [t._replace(train=split(t, False), test=split(t, True)) for t in data["train"] or []]
-            seen = asked | {pair_key(*p) for t in tasks for p in t.train}
-            out.append((place, part, [t for t in tasks if t.test and (t.train or c.task_embed)], seen))
-        return out
-    if c.refine_train == "oned" or c.refine_train == "seen" and data["train"] is None:
-        stream = Generated(c, data["families"], banned, "refine" if c.refine_train == "oned" else "train")
-        steps = itertools.count() if c.refine_train == "oned" else range(c.max_steps)
-        tasks = itertools.islice((task for step in steps for task, _ in stream.step_tasks(step)), c.refine_tasks)
-        return [(path, first, list(tasks), banned)]
-    if c.refine_train == "seen":
-        tasks = [t._replace(train=known_pairs(t)[:-1], test=known_pairs(t)[-1:]) for t in data["train"]]
-        return [(path, first, tasks[:c.refine_tasks], banned)]
-    tasks, dropped, _ = arc.guard(arc.load(c.refine_train), data["val"] + data["test"] + (data["train"] or []))
-    tasks = [t._replace(test=[p for p in t.test if p[1] is not None]) for t in tasks]
-    return [(path, first, [t for t in tasks if t.test and t.train][:c.refine_tasks], banned)]
-
-
-def check_unseen(tasks, seen, path):
-    """No query may be one the drafting network knows, nor one of val or test: its draft would be the answer, and teach to copy."""
-    for task in tasks:
-        if any(pair_key(*pair) in seen for pair in task.test):
-            raise UserError(f"{path}: task {task.id} has a query that this network trained on, or that val or test holds; its draft would leak the "
-                            "answer. Draft other tasks: --refine_train=, or --refine_folds= with checkpoints trained with --fold")
-
-
-def rows_of(found, tasks):
-    """{task id: row of the task embedding}; in a fold a task goes by its id, its demonstrations being fewer."""
-    rows = {name: row for row, (name, _) in enumerate(found["task_ids"], 1)}
-    return {task.id: rows[task.id] for task in tasks if task.id in rows}
-
-
-def drafts_of(model, tasks, config, rows, device, log, temperature=0.0):
-    """-> (drafts of evaluate.draft, for each its (task number, query number, view, symmetry, colour table))."""
+def drafts_of(model, tasks, config, rows, device, log, sampled=0):
+    """Drafts under all views, with vote shares; and of the first `sampled` tasks one more, sampled. -> (drafts, for each its (task number, query
+    number, view, symmetry, colour table))."""
     torch.manual_seed(config.seed)
-    drafts, exam = draft(model, tasks, config, rows, device, log, mend=True, temperature=temperature)
-    return drafts, exam.asked
+    drafts, exam = draft(model, tasks, config, rows, device, log, mend=True)
+    asked = exam.asked
+    if sampled:                                                # each stands for its task's plain view: the other views vote on it as they do in use
+        plain = dataclasses.replace(config, views=1)
+        more, exam = draft(model, tasks[:sampled], plain, rows, device, log, mend=True, temperature=config.refine_temperature)
+        drafts, asked = drafts + more, asked + exam.asked
+    return shares(drafts, asked), asked
 
 
-def as_shown(config, tasks, drafts, asked, rows, by=0):
-    """Drafts that are grids, as documents' parts. A mended one may have become longer than max_answer, and is left as it is. -> (list of Shown,
-    which drafts they are)."""
-    fits = lambda grid: grid.size + len(grid) < config.max_answer
-    which = [q for q, d in enumerate(drafts) if d.grid is not None and fits(arc.transform(d.grid, asked[q][3]))]
-    return [shown(config, tasks[asked[q][0]], asked[q][1], asked[q][3:], rows.get(drafts[q].task, 0), drafts[q].grid, drafts[q].sure, None, by)
-            for q in which], which
-
-
-def make_drafts(config, data, path, first, banned, device, log):
+def make_drafts(config, data, path, model, rows, banned, device, log):
     """What the refiner learns from: drafts where the first network fails, some where it does not, some damaged answers. -> tensors to cache."""
-    c, out, asked = config, [], 0
-    rng = np.random.default_rng([c.seed, 2])
-    for by, (place, found, tasks, seen) in enumerate(lessons(c, data, path, first, banned)):
-        check_unseen(tasks, seen, place)
-        single = [task._replace(test=[pair]) for task in tasks for pair in task.test]
-        rows = rows_of(found, single)
-        for name in [place, *names(c.refine_earlier)]:
-            model = rebuild(found if name == place else load_checkpoint(name), device)
-            exam = exam_of(single, c, rows, device)
-            exact = teacher_forced(model, exam, c, device, log)["exact"].astype(bool)           # greedy would draft it exactly: no need to decode
-            hard, easy = ([single[q] for q in exam.where if exact[q] == right] for right in (False, True))
-            easy = easy[:max(len(hard), c.refine_tasks // 10)]
-            log(f"{name}: fails {len(hard)} of {len(single)} tasks it never saw")
-            asked += len(single)
-            sampled = [(hard, 1, c.refine_temperature)] if c.refine_temperature else []
-            for some, views, temperature in [(hard, c.refine_views, 0.0), (easy, 1, 0.0), *sampled]:
-                if some:
-                    own = dataclasses.replace(c, views=views)
-                    out += as_shown(c, some, *drafts_of(model, some, own, rows, device, log, temperature), rows, by)[0]
-            pool = np.concatenate([d.sure.ravel() for d in out]) if out else np.zeros(1)
-            for task in hard + easy if c.refine_corrupt else []:
-                grid = damage(rng, *task.test[0])
-                view = arc.SYMMETRIES * int(c.symmetries) and int(rng.integers(arc.SYMMETRIES)), np.arange(arc.VOCAB)
-                out.append(shown(c, task, 0, view, rows.get(task.id, 0), grid, rng.choice(pool, grid.shape), DAMAGED, by))
+    c, rng = dataclasses.replace(config, views=config.refine_views), np.random.default_rng([config.seed, 2])
+    tasks, seen = lessons(c, data, banned)
+    check_unseen(tasks, seen, path)
+    single = [task._replace(test=[pair]) for task in tasks for pair in task.test]
+    exam = exam_of(single, c, rows, device)
+    exact = teacher_forced(model, exam, c, device, log)["exact"].astype(bool)                   # greedy would draft it exactly: no need to decode
+    hard, easy = ([single[q] for q in exam.where if exact[q] == right] for right in (False, True))
+    log(f"{path}: fails {len(hard)} of {len(single)} tasks it never saw")
+    some = hard + easy[:max(len(hard), c.refine_tasks // 10)]
+    drafted = drafts_of(model, some, c, rows, device, log, len(hard) if c.refine_temperature else 0) if some else ([], [])
+    out, _ = as_shown(c, some, *drafted, rows)
+    pool = np.concatenate([d.sure.reshape(2, -1) for d in out], 1) if out else np.array([[0.0], [1.0]])
+    for task in some if c.refine_corrupt else []:              # nobody drafted it: each cell is as sure as some cell of a draft
+        grid = damage(rng, *task.test[0])
+        view = arc.SYMMETRIES * int(c.symmetries) and int(rng.integers(arc.SYMMETRIES)), np.arange(arc.VOCAB)
+        out.append(shown(c, task, 0, view, rows.get(task.id, 0), grid, pool[:, rng.integers(pool.shape[1], size=grid.shape)], DAMAGED))
     if c.refine_corrupt < 1 and not any(d.kind == WRONG for d in out):
-        raise UserError(f"{path}: of {asked} tasks that it never saw it drafts none wrong, so there is nothing to learn from. More tasks: "
+        raise UserError(f"{path}: of {len(single)} tasks that it never saw it drafts none wrong, so there is nothing to learn from. More tasks: "
                         f"--refine_tasks (now {c.refine_tasks}); or an earlier checkpoint: --refine_from=")
     return Drafts.pack(out, c)
 
@@ -207,14 +138,12 @@ def weights_hash(found):
     return hashlib.sha256(b"".join(w.numpy().tobytes() for w in found["model"].values())).hexdigest()
 
 
-CACHE = "nanoarc drafts 1"
-SOURCES = ("seed", "refine_train", "refine_folds", "refine_earlier", "refine_tasks", "refine_views", "refine_temperature", "refine_corrupt")
+CACHE = "nanoarc drafts 2"
+SOURCES = ("seed", "refine_train", "refine_tasks", "refine_views", "refine_temperature", "refine_corrupt")
 
 
-def cached_drafts(config, folder, data, path, first, banned, device, log):
-    """The drafts to learn from, from folder/drafts.bin where they are of this very checkpoint and these knobs; else made, and kept there."""
-    others = [weights_hash(load_checkpoint(name)) for name in names(config.refine_folds) + names(config.refine_earlier)]
-    key, place = {"model": weights_hash(first), "others": others, **{name: getattr(config, name) for name in SOURCES}}, folder / "drafts.bin"
+def cached(place, key, make, log):
+    """What make() made, from the file `place` where that is of the same key: of this very checkpoint and these knobs."""
     if place.is_file():
         try:
             kept = torch.load(place, weights_only=True)
@@ -222,16 +151,11 @@ def cached_drafts(config, folder, data, path, first, banned, device, log):
             kept = {}
         if isinstance(kept, dict) and kept.get("kind") == CACHE and kept["key"] == key:
             log(f"drafts: from {place}")
-            return kept["data"], key
-        if config.resume:
-            raise UserError(f"{place}: drafts of another network or other knobs, so this would not be the same run: {path} has changed since. Start "
-                            "anew with --overwrite")
+            return kept["data"]
         log(f"drafts: those in {place} are of another network or other knobs; made anew")
-    elif config.resume:
-        raise UserError(f"{place}: the drafts of the run to go on with are gone. Start anew with --overwrite")
-    made = make_drafts(config, data, path, first, banned, device, log)
+    made = make()
     save_whole(place, {"kind": CACHE, "key": key, "data": made})
-    return made, key
+    return made
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -251,13 +175,14 @@ def learn(config, model, data, device, item, micro):
     """Forward and backward of one step, in micro-batches. Each loop is judged: colours and `wrong` per cell, where cells that are wrong
     in its guess count refine_wrong times; `right` per document. -> (mean loss, that of the last loop's colours), on the device."""
     _, docs = item
-    n, total = docs.targets(QUERY), torch.zeros(2, device=device)
+    n, total, blind = docs.targets(QUERY), torch.zeros(2, device=device), not config.refine_draft
     for part in bins(docs.lengths(), micro):
         batch, cells, sure, answers = data.batch(docs.take(part))
         known = (answers < COLORS).float()
         with autocast(config, device):
-            states, loops = think(model, data.networks, batch, cells, sure, config.refine_loops, config)
-            loss = lesson_of_trunk(model.trunk, batch, cells, states, answers) / n if model.trunk else 0
+            states = model.read(batch, cells, blind)
+            loops = model(batch, cells, sure, states, config.refine_loops, blind)
+            loss = lesson_of_trunk(model.trunk, batch, cells, states, answers) / n
         for guess, colors, wrong, right in loops:
             miss = (guess != answers).float()
             weight = known * (1 + (config.refine_wrong - 1) * miss)
@@ -272,22 +197,23 @@ def learn(config, model, data, device, item, micro):
 
 
 @torch.no_grad()
-def refine(model, drafting, drafts, asked, config, device):
+def refine(model, drafts, asked, config, device):
     """-> a list of Candidates, one for each document of `drafts`; asked: (symmetry, colour table) of each. One loop more than there are
     corrections rates the last."""
     model.eval()
+    blind = not config.refine_draft
     docs = drafts.documents([(d, None, np.arange(arc.VOCAB)) for d in range(len(drafts.docs))])
     heights = [int((drafts.data["tokens"][start + prompt:start + length] == ROW).sum()) for start, prompt, length in drafts.last()]
     out = [None] * len(drafts.docs)
     for which in bins(docs.lengths(), max(config.micro_limit(), config.max_len)):
         batch, cells, sure, _ = drafts.batch(docs.take(which))
         with autocast(config, device):
-            _, loops = think(model, [drafting], batch, cells, sure, config.refine_loops + 1, config)
+            loops = model(batch, cells, sure, model.read(batch, cells, blind), config.refine_loops + 1, blind)
         given = batch.tokens[cells]
         guesses = torch.stack([given] + [guess for guess, *_ in loops[1:]]).cpu().numpy()                       # (loops + 1, N)
         ratings = torch.stack([right for *_, right in loops]).cpu().numpy()                                     # (loops + 1, D)
         ends = np.cumsum(np.bincount(batch.doc[cells].cpu(), minlength=len(which)))
-        if not config.refine_draft:
+        if blind:
             ratings[0] = -np.inf                               # the draft was not seen
         for d, part, rating in zip(which, np.split(guesses, ends[:-1], axis=1), ratings.T):
             symmetry, table = asked[d]
@@ -295,22 +221,21 @@ def refine(model, drafting, drafts, asked, config, device):
     return out
 
 
-def refined(model, drafting, tasks, drafts, asked, config, rows, device):
-    """Drafts by one network (drafts_of), corrections by the other. -> Refined."""
+def refined(model, tasks, drafts, asked, config, rows, device):
+    """Corrections of drafts (drafts_of). -> Refined."""
     parts, which = as_shown(config, tasks, drafts, asked, rows)
     drafted = Drafts(Drafts.pack(parts, config), config, device) if parts else None
-    found = refine(model, drafting, drafted, [asked[q][3:] for q in which], config, device) if parts else []
+    found = refine(model, drafted, [asked[q][3:] for q in which], config, device) if parts else []
     candidates = [None] * len(drafts)
     for q, c in zip(which, found):
         candidates[q] = c
     return Refined(tasks, drafts, candidates)
 
 
-def solve(config, model, first, tasks, margin, device, log, step):
+def solve(config, model, drafting, tasks, rows, margin, device, log, step):
     """Draft, refine, vote, score, and write submission.json. -> (metrics, empty where no answer is known; attempts; those of the drafts alone)."""
-    begun, rows = time.time(), rows_of(first, tasks)
-    drafting = rebuild(first, device)
-    result = refined(model, drafting, tasks, *drafts_of(drafting, tasks, config, rows, device, log), config, rows, device)
+    begun = time.time()
+    result = refined(model, tasks, *drafts_of(drafting, tasks, config, rows, device, log), config, rows, device)
     (scores, attempts), (_, before) = score(tasks, result.after(margin)), score(tasks, result.before)
     write_json(log.folder / "submission.json", submission(tasks, attempts))
     log(f"{len(result.before)} drafts refined in {clock(time.time() - begun)}; attempts are in {log.folder / 'submission.json'}")
@@ -353,25 +278,23 @@ def main(argv=None):
 
     data = load_data(config)
     arc.check_frame(data["val"] + data["test"], first["shape"]["frame"])
-    if config.refine_folds and config.refine_tune:
-        raise UserError("refine_folds: the network to go on from knows the answers to each fold's drafts by heart, and a copy of it would tell; "
-                        "set --refine_tune=False")
     shape = Shape(**first["shape"])
-    model = Refiner(dataclasses.replace(shape, n_layer=own.n_layer, dropout=own.dropout), shape if own.refine_tune else None).to(device)
+    model = Refiner(dataclasses.replace(shape, n_layer=own.n_layer, dropout=own.dropout), shape).to(device)
+    drafting, rows = rebuild(first, device), {name: row for row, (name, _) in enumerate(first["task_ids"], 1)}
     part = None                                                # eval_only: no optimizer's state, so `averaged` leaves the weights as they are
-    if model.trunk and not config.eval_only:
+    if not config.eval_only:
         if "training" not in first:
-            raise UserError(f"{path}: holds weights only, so its training cannot go on; name a ckpt.pt by --refine_from=, or set "
-                            "--refine_tune=False")
+            raise UserError(f"{path}: holds weights only, so its training cannot go on; name a ckpt.pt by --refine_from=")
         model.trunk.load_state_dict(first["training"])
         part = model.trunk, first["optimizer"]
     optimizer = Optimizer(model, own, part)
     run = Run(own, model, optimizer, first["task_ids"], log)
+    key = {"model": weights_hash(first), **{name: getattr(own, name) for name in SOURCES}}
+    if found and found["drafts"]["model"] != key["model"]:
+        raise UserError(f"{source}: learned to correct the drafts of another network than {path} holds now; train it anew with --overwrite")
     if config.resume:
         run.resume(found, source)
     elif found:
-        if found["drafts"]["model"] != weights_hash(first):
-            raise UserError(f"{source}: learned to correct the drafts of another network than {path} holds now; train it anew with --overwrite")
         check_shape(found, model.shape, source)
         model.load_state_dict(found["model"])
         run.step = found["step"]
@@ -387,33 +310,29 @@ def main(argv=None):
     if not config.eval_only:
         write_json(log.folder / "config.json", {**dataclasses.asdict(own), "given": given, "versions": run.versions,
                                                 "machine": f"{device.type} ({why})", "command": shlex.join(sys.argv) if argv is None else ""})
-        made, run.more["drafts"] = cached_drafts(config, log.folder, data, path, first, {pair_key(*p) for p in known}, device, log)
-        drafting = rebuild(first, device)
-        networks = [rebuild(load_checkpoint(name), device) for name in names(own.refine_folds)] or [drafting]
-        lesson = Drafts(made, own, device, {arc.encode_pair(p)[0].tobytes() for p in known}, networks)
+        run.more["drafts"], banned = key, {pair_key(*p) for p in known}
+        made = cached(log.folder / "drafts.bin", key, lambda: make_drafts(config, data, path, drafting, rows, banned, device, log), log)
+        lesson = Drafts(made, own, device, {arc.encode_pair(p)[0].tobytes() for p in known})
         kinds = Counter(lesson.docs[:, 4].tolist())
         log(f"drafts to learn from: {kinds[WRONG]} wrong, {kinds[RIGHT]} right, {kinds[DAMAGED]} damaged answers; {clock(time.time() - begun)} "
             "so far")
-        rows = rows_of(first, data["val"])
-        val = data["val"] and drafts_of(drafting, data["val"], dataclasses.replace(own, views=1), rows, device, log)
+        val = data["val"] and drafts_of(drafting, data["val"], dataclasses.replace(own, views=own.refine_views), rows, device, log)
+        val = [[part[q] for q, d in enumerate(val[0]) if d.view == 0] for part in val]         # judged in one view; the others have voted
 
         def validation(step):
-            result = refined(model, drafting, data["val"], *val, own, rows, device)
+            result = refined(model, data["val"], *val, own, rows, device)
             m = compare(result, 0.0)
             log(f"  val: exact {m['single_before']:.1%} -> {m['single_after']:.1%}  cells {m['cells_before']:.1%} -> {m['cells_after']:.1%}  "
                 f"fixed {m['fixed']}  broken {m['broken']}  near misses {m['near_misses']}, {m['near_misses_fixed']} of them fixed")
             run.more["margin"] = best_margin(result)
             return {**m, "exact": m["single_after"], "loss": -m["cells_after"]}
 
-        interrupted = train(own, model, optimizer, run, lesson, partial(learn, own, model, lesson, device), validation if val else None, device, log)
-        if interrupted:
-            log(f"interrupted at step {run.step}; saved. Go on with --resume")
-            raise SystemExit(130)
+        train(own, model, optimizer, run, lesson, partial(learn, own, model, lesson, device), validation if val else None, device, log)
         margin = run.more.get("margin", margin)
         metrics.update(train_minutes=run.seconds / 60)
     if data["test"]:
         with averaged(model, optimizer):
-            scores, *tried = solve(own, model, first, data["test"], margin, device, log, run.step)
+            scores, *tried = solve(own, model, drafting, data["test"], rows, margin, device, log, run.step)
         metrics.update(scores)
     metrics["minutes"] = (time.time() - begun) / 60
     if "tasks" in metrics:

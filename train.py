@@ -222,7 +222,7 @@ def transplant(model, task_ids, found, path):
 def train(config, model, optimizer, run, data, learn, validation, device, log):
     """The loop: rate, evaluate and save, micro-steps, clip, step, log. learn(item, micro) does forward and backward of a step of
     data.stream and returns two losses on the device, to descend and to show; validation(step), or None, returns metrics with
-    `exact` and `loss`. -> was it interrupted?"""
+    `exact` and `loss`. After Ctrl-C it saves and exits with 130."""
     stop = []
     previous = signal.signal(signal.SIGINT, lambda *_: stop.append(1) if not stop else signal.default_int_handler(*_))
     micro = config.micro_limit()
@@ -297,7 +297,9 @@ def train(config, model, optimizer, run, data, learn, validation, device, log):
             run.step += 1
     finally:
         signal.signal(signal.SIGINT, previous)
-    return bool(stop)
+    if stop:
+        log(f"interrupted at step {run.step}; saved. Go on with --resume")
+        raise SystemExit(130)
 
 
 def examine(model, exam, config, rows, device, log, step):
@@ -415,12 +417,9 @@ def main(argv=None):
         log(f"steps: {config.max_steps} of {config.batch_tokens} tokens, {config.optimizer}, learning rate {config.learning_rate}, "
             f"seed {config.seed}; results in {config.out_dir}/" + (f"; resumed at step {run.step}" if run.step else ""))
         validation = (lambda step: examine(model, exam, config, rows, device, log, step)) if exam else None
-        interrupted = train(config, model, optimizer, run, stream, Backward(config, model, stream, device), validation, device, log)
+        train(config, model, optimizer, run, stream, Backward(config, model, stream, device), validation, device, log)
         if stream.left_out:
             log(f"{stream.left_out} demonstrations did not fit max_len = {config.max_len} in training")
-        if interrupted:
-            log(f"interrupted at step {run.step}; saved. Go on with --resume")
-            raise SystemExit(130)
         metrics.update(train_minutes=run.seconds / 60, val_exact=run.best[0] if run.best else None)
     if data["test"]:
         with averaged(model, optimizer):

@@ -61,7 +61,7 @@ class Config:
     frame: int = 0                  # side of the square of positions, a power of two; 0: the smallest that fits the data
     focus: float = 1.0              # with task_embed: how many times as often training shows the demonstrations of val and test as other pairs
     short: int = 0                  # tokens; training shows a longer document (so fewer with many demonstrations) short / length times as often; 0: as any
-    fold: str = ""                  # "0/2" holds out half of the demonstration pairs, by hash (for refine.py)
+    fold: str = ""                  # "0/8" holds out an eighth of the pairs, by hash, but for the demonstrations of val and test: refine.py drafts these
 
     # -- the generator behind `oned` (data/oned.py)
     oned_min_width: int = 7         # cells; families that need more get their minimum
@@ -103,17 +103,14 @@ class Config:
     # -- the refinement network (refine.py), in out_dir/refine; what is not here it takes from above
     refine_from: str = ""           # the checkpoint whose drafts are refined; empty: out_dir/ckpt.pt
     refine_train: str = "oned"      # tasks to draft for training, which that checkpoint must not know: oned, or sources as above;
-                                    # seen: those it was trained on (a control: it learns to copy)
-    refine_folds: str = ""          # instead: "a.pt,b.pt", trained with fold=0/2 and 1/2; each drafts the pairs it never saw
-    refine_earlier: str = ""        # "step_000800.pt,...": earlier checkpoints (keep_every) draft these tasks too
+                                    # seen: those it was trained on (a control: it learns to copy). With `fold`: the pairs held out
     refine_tasks: int = 4000        # tasks to look for failing drafts in; more is better, 3 ms each on 2 CPU cores
-    refine_views: int = 1           # views drafted of each task that failed
+    refine_views: int = 4           # views drafted of each; the refiner is told how many agree, so not 1, nor far from `views`
     refine_temperature: float = 0.7 # one more draft of each, sampled; 0: none
     refine_right: float = 0.25      # share of documents whose draft is right, to learn to leave well alone
     refine_corrupt: float = 0.15    # share whose draft is a damaged answer; 1: nothing else (a control). Above a third it learns noise
     refine_draft: bool = True       # False: the draft's size alone is told (a control)
-    refine_tune: bool = True        # the copy of the drafting network that the refiner reads with learns along; False: it stays as it is
-    refine_layers: int = 2          # bidirectional blocks on top of it, applied refine_loops times
+    refine_layers: int = 2          # bidirectional blocks on top of a copy of the drafting network, applied refine_loops times
     refine_loops: int = 2           # each corrects what the one before said
     refine_wrong: float = 4.0       # weight of a cell that is wrong, where others count 1
     refine_steps: int = 1000        # of batch_tokens; a step costs about refine_loops steps of train.py
@@ -125,7 +122,7 @@ class Config:
     compile: bool = True            # torch.compile and CUDA graphs: train.py, on CUDA, in bfloat16
     workers: int = -1               # processes that prepare batches (tasks from files: one at most; refine.py: none); -1: 4 on CUDA, else 0
     log_every: int = 100             # steps
-    keep_every: int = 0             # steps between snapshots that are kept (for refine.py); 0: none
+    keep_every: int = 0             # steps between snapshots that are kept; 0: none
 
     def __post_init__(self):
         if self.tasks:

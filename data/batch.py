@@ -249,12 +249,12 @@ class FromTasks(torch.utils.data.IterableDataset):
     WINDOW = 64
 
     def __init__(self, tasks, config, rows, device, asked=frozenset()):
-        """asked: ids of the tasks of val and test, whose demonstrations are shown `focus` times as often."""
+        """asked: ids of the tasks of val and test, whose demonstrations are shown `focus` times as often, and never held out by `fold`."""
         self.config, self.rows, self.tasks, self.left_out, self.first = config, rows, tasks, 0, 0
         self.times = [config.focus if task.id in asked else 1.0 for task in tasks]
         pairs, self.numbers = [], []
         for task in tasks:
-            known = [pair for pair in known_pairs(task) if not held_out(pair, config.fold)]
+            known = [pair for pair in known_pairs(task) if task.id in asked or not held_out(pair, config.fold)]
             self.numbers.append(list(range(len(pairs), len(pairs) + len(known))))
             pairs += known
         if not pairs:

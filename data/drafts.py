@@ -40,34 +40,44 @@ class Shown(NamedTuple):
     demos: list
     query: object
     found: object                  # (H, W): the draft
-    sure: object                   # (H, W): log-probability of each cell
+    sure: object                   # (2, H, W): log-probability and vote share of each cell
     answer: object                 # None: not known
     row: int                       # of the task embedding
     symmetry: int
     kind: int
-    by: int                        # number of the network that drafted it
 
 
-def shown(config, task, i, view, row, found, sure, kind=None, by=0):
-    """A draft for query i of a task, both in the task's own orientation and colours, under a view (symmetry, colour table)."""
+def shown(config, task, i, view, row, found, sure, kind=None):
+    """A draft for query i of a task, and how sure of each cell (2, H, W), in the task's own orientation and colours, under a view (symmetry, colour
+    table)."""
     symmetry, table = view
     query, answer = task.test[i]
     seen = arc.view_task(arc.Task("", task.train[:config.demos], [(query, found), (query, answer)]), symmetry, table)
     (query, found), (_, answer) = seen.test
     if kind is None:
         kind = RIGHT if answer is not None and same(found, answer) else WRONG
-    return Shown(seen.train, query, found, arc.transform(sure, symmetry), answer, row, symmetry, kind, by)
+    return Shown(seen.train, query, found, np.stack([arc.transform(of, symmetry) for of in sure]), answer, row, symmetry, kind)
+
+
+def as_shown(config, tasks, drafts, asked, rows):
+    """Drafts that are grids, as documents' parts. A mended one may have become longer than max_answer, and is left as it is. -> (list of Shown,
+    which drafts they are)."""
+    fits = lambda grid: grid.size + len(grid) < config.max_answer
+    which = [q for q, d in enumerate(drafts) if d.grid is not None and fits(arc.transform(d.grid, asked[q][3]))]
+    sure = lambda d: np.stack([d.sure, d.share])
+    return [shown(config, tasks[asked[q][0]], asked[q][1], asked[q][3:], rows.get(drafts[q].task, 0), drafts[q].grid, sure(drafts[q]))
+            for q in which], which
 
 
 class Drafts:
     """Documents that end with a draft. `data` is what is cached: flat tensors, tokens and coordinates as the first network reads them,
-    and beside each token the answer's (END where it is not known, or of another shape) and how sure the draft was."""
+    and beside each token the answer's (END where it is not known, or of another shape) and how sure the draft was: its log-probability and vote share."""
 
-    def __init__(self, data, config, device, banned=frozenset(), networks=()):
-        """banned: pairs as tokens, that no training document may show; networks: those that drafted, by their numbers in `docs`."""
-        self.data, self.config, self.banned, self.device, self.networks = data, config, banned, device, networks
+    def __init__(self, data, config, device, banned=frozenset()):
+        """banned: pairs as tokens, that no training document may show."""
+        self.data, self.config, self.banned, self.device = data, config, banned, device
         host = {key: data[key].numpy() for key in ("start", "length", "prompt", "docs")}
-        self.docs = host.pop("docs")                           # (D, 6): first pair, pairs, task row, symmetry, kind, network
+        self.docs = host.pop("docs")                           # (D, 5): first pair, pairs, task row, symmetry, kind
         self.pairs = types.SimpleNamespace(**host, **{key: data[key].to(device) for key in ("tokens", "coords")})
         self.answers, self.sure = data["answers"].to(device), data["sure"].to(device)
 
@@ -79,17 +89,17 @@ class Drafts:
             lengths = [len(arc.encode_pair(pair)[0]) for pair in [*d.demos, (d.query, d.found)]]
             kept = fit_demos(lengths[:-1], lengths[-1], config.max_len)
             assert kept is not None, "a draft fits: so did its prompt with max_answer tokens"
-            docs.append((len(pairs), len(kept) + 1, d.row, d.symmetry, d.kind, d.by))
+            docs.append((len(pairs), len(kept) + 1, d.row, d.symmetry, d.kind))
             pairs += [d.demos[k] for k in kept] + [(d.query, d.found)]
         pairs = Pairs(pairs)
-        answers, sure = pairs.tokens.clone(), torch.zeros(len(pairs.tokens))
+        answers, sure = pairs.tokens.clone(), torch.zeros(2, len(pairs.tokens))
         for d, (first, count, *_) in zip(found, docs):
             p, (H, W) = first + count - 1, d.found.shape
             place = slice(pairs.start[p, 0] + pairs.prompt[p, 0], pairs.start[p, 0] + pairs.prompt[p, 0] + H * (W + 1))
             fits = d.answer is not None and d.answer.shape == d.found.shape
             answers[place] = torch.from_numpy(arc.encode_grid(d.answer)) if fits else END
-            sure[place].view(H, W + 1)[:, :-1] = torch.from_numpy(np.ascontiguousarray(d.sure, np.float32))
-        return dict(tokens=pairs.tokens, coords=pairs.coords, answers=answers, sure=sure, docs=torch.tensor(docs).reshape(-1, 6),
+            sure[:, place].view(2, H, W + 1)[..., :-1] = torch.from_numpy(np.ascontiguousarray(d.sure, np.float32))
+        return dict(tokens=pairs.tokens, coords=pairs.coords, answers=answers, sure=sure, docs=torch.tensor(docs).reshape(-1, 5),
                     **{key: torch.from_numpy(getattr(pairs, key)) for key in ("start", "length", "prompt")})
 
     def last(self):
@@ -103,9 +113,7 @@ class Drafts:
         for d, order, table in chosen:
             first, count, row, *_ = self.docs[d]
             out.append(([*(first + (np.arange(count - 1) if order is None else order)), first + count - 1], 0, table, row))
-        docs = documents(self.pairs, out)
-        rows = self.docs[[d for d, *_ in chosen]]
-        return docs._replace(labels=rows[:, [2, 3, 5]])        # gather carries them along, the third for `batch`
+        return documents(self.pairs, out)._replace(labels=self.docs[[d for d, *_ in chosen], 2:4])
 
     def recolored(self, d, rng):
         """A colour table under which no pair of the document is one of val or test; as it is, if none is found."""
@@ -139,10 +147,10 @@ class Drafts:
         return (self[step] for step in range(first, c.max_steps))
 
     def batch(self, docs):
-        """-> (batch; where the drafts' cells stand in it (N,); how sure each was (N,); what it should be (N,), END if that is not known)."""
+        """-> (batch; where the drafts' cells stand in it (N,); how sure each was (2, N); what it should be (N,), END if that is not known)."""
         batch = gather(self.pairs, docs)
         inside = torch.zeros_like(batch.query)
         inside[1:] = batch.query[:-1]                          # `query` stands one before the token it asks for
         cells = torch.nonzero(inside.bool() & (batch.tokens < COLORS))[:, 0]
         place, tables = batch.place[cells], torch.from_numpy(docs.tables).to(self.device)
-        return batch, cells, self.sure[place], tables[batch.doc[cells], self.answers[place].long()]
+        return batch, cells, self.sure[:, place], tables[batch.doc[cells], self.answers[place].long()]

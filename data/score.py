@@ -21,6 +21,7 @@ class Draft(NamedTuple):
     logp: float                    # mean log-probability of its tokens
     sure: object = None            # (H, W) log-probability of each cell
     weight: float = 1.0            # of its vote
+    share: object = None           # (H, W) vote share of each cell, see shares
 
 
 def as_draft(task, test, view, symmetry, table, answer, mend=False):
@@ -48,6 +49,21 @@ def vote(drafts):
             votes[grid_key(draft.grid)].append(draft)
     ranked = sorted(votes.values(), key=lambda v: (-sum(d.weight for d in v), -np.mean([d.logp for d in v]), min(d.view for d in v)))
     return [group[0].grid for group in ranked]
+
+
+def shares(drafts, asked):
+    """The drafts with their vote shares: of each cell, the share of the query's views that drafted a grid of the same shape and this colour there. A
+    draft stands for its own view, so it counts itself, and with one view the share is 1. Of few views to learn from and of many in use it means
+    the same. asked: of each draft (task number, query number, view, ...); of several drafts of one view the first votes on other views'."""
+    votes, out = defaultdict(dict), []
+    for draft, (t, i, view, *_) in zip(drafts, asked):
+        votes[t, i].setdefault(view, draft.grid)
+    for draft, (t, i, view, *_) in zip(drafts, asked):
+        if (found := draft.grid) is not None:
+            grids = {**votes[t, i], view: found}.values()      # a view that drafted no grid is a view too
+            draft = draft._replace(share=sum(g == found for g in grids if g is not None and g.shape == found.shape) / len(grids))
+        out.append(draft)
+    return out
 
 
 def same(grid, answer):

@@ -1,8 +1,11 @@
-"""Which tasks a run trains on, chooses by and is scored on: the sources of its config, with the leak guard applied."""
+"""Which tasks a run trains on, chooses by and is scored on, and which refine.py drafts: the sources of its config, with the leak guard applied."""
+import itertools
 from collections import Counter
 
 from config import UserError, names
 from data import arc, oned
+from data.arc import pair_key
+from data.batch import Generated, held_out, known_pairs
 
 
 def load_data(config):
@@ -68,3 +71,30 @@ def load_data(config):
             answers = sum(b is not None for t in tasks for _, b in t.test)
             say.append(f"{name + ':':6s} {len(tasks)} tasks, {sum(len(t.test) for t in tasks)} queries, {answers} with known answers")
     return dict(train=train, val=val, test=test, asked={t.id for t in protected}, families=families, dropped=dropped, say=say)
+
+
+def lessons(config, data, banned):
+    """What refine.py drafts, to learn from. banned: keys of the pairs of val and test. -> (tasks whose queries the drafting network never trained on,
+    keys of pairs that must not be among these)."""
+    c = config
+    if c.fold:                                                 # train.py held out a part of these tasks' pairs
+        split = lambda task, out: [p for p in known_pairs(task) if held_out(p, c.fold) == out]
+        tasks = [t._replace(train=split(t, False), test=split(t, True)) for t in data["train"] if t.id not in data["asked"]]
+        return [t for t in tasks if t.test and (t.train or c.task_embed)], banned | {pair_key(*p) for t in tasks for p in t.train}
+    if c.refine_train == "oned" or c.refine_train == "seen" and data["train"] is None:
+        stream = Generated(c, data["families"], banned, "refine" if c.refine_train == "oned" else "train")
+        steps = itertools.count() if c.refine_train == "oned" else range(c.max_steps)
+        return list(itertools.islice((task for step in steps for task, _ in stream.step_tasks(step)), c.refine_tasks)), banned
+    if c.refine_train == "seen":
+        return [t._replace(train=known_pairs(t)[:-1], test=known_pairs(t)[-1:]) for t in data["train"]][:c.refine_tasks], banned
+    tasks, *_ = arc.guard(arc.load(c.refine_train), data["val"] + data["test"] + (data["train"] or []))
+    tasks = [t._replace(test=[p for p in t.test if p[1] is not None]) for t in tasks]
+    return [t for t in tasks if t.test and t.train][:c.refine_tasks], banned
+
+
+def check_unseen(tasks, seen, path):
+    """No query may be one the drafting network knows, nor one of val or test: its draft would be the answer, and teach to copy."""
+    for task in tasks:
+        if any(pair_key(*pair) in seen for pair in task.test):
+            raise UserError(f"{path}: task {task.id} has a query that this network trained on, or that val or test holds; its draft would leak the "
+                            "answer. Draft other tasks: --refine_train=; or train it with --fold, and the pairs held out are drafted")

@@ -1,7 +1,7 @@
 """Does the refinement network earn its place? refine.py beside its controls, on generated tasks.
 
     python results/refine.py main                     # seeds 1, 2, 3: train.py, then refine.py, each config/quadtree.py
-    python results/refine.py blind in_sample synthetic one_loop frozen more_training     # the controls, seed 1 unless --seeds=1,2,3
+    python results/refine.py blind in_sample synthetic one_loop more_training     # the controls, seed 1 unless --seeds=1,2,3
 
 A name is an arm below; the other --key=value go to both scripts. First models are kept in out/refine_arms/first_SEED and trained once.
 `main` also holds "ranking only" (pass1_ranked, pass2_ranked: the drafts untouched, votes weighted by the grid head). more_training gives the
@@ -24,7 +24,6 @@ ARMS = {                                                       # name: what refi
     "in_sample": dict(refine_train="seen"),                    # drafts of tasks that the first model was trained on
     "synthetic": dict(refine_corrupt=1.0, refine_right=0.0),   # damaged answers only
     "one_loop": dict(refine_loops=1),
-    "frozen": dict(refine_tune=False),                         # reads the first model's states as they are
     "more_training": None,                                     # no refiner: a longer first model
 }
 FIRST = Path("out") / "refine_arms"

@@ -308,7 +308,10 @@ def test_fold_holds_out_each_pair_once():
     assert not any(held_out(pair, "") for pair in pairs)
     config = Config(fold="1/3", demos=0, task_embed=True)
     data = FromTasks(flip_tasks(50), config, {}, "cpu")
-    assert len(data.store.start) == sum(not held_out(pair, "1/3") for task in flip_tasks(50) for pair in task.train + task.test)
+    kept = lambda tasks: sum(not held_out(pair, "1/3") for task in tasks for pair in task.train + task.test)
+    assert len(data.store.start) == kept(flip_tasks(50))
+    first, *rest = flip_tasks(50)                              # of what is asked about, all is shown
+    assert len(FromTasks([first, *rest], config, {}, "cpu", {first.id}).store.start) == len(first.train + first.test) + kept(rest)
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -188,13 +188,26 @@ def test_refinement_is_what_was_measured():
         assert [cells[1], cells[-2], cells[-1].rstrip(" |")] == [spread([runs[seed][key] for seed in "123"])
                                                                   for runs, key in ((main, before), (main, after), (more, instead))]
     controls = {"as above": "main_beside_controls", "drafts of tasks that the first network was trained on": "in_sample", "one loop instead of two": "one_loop",
-                "damaged answers only, no draft of a network": "synthetic", "without the draft: its size alone": "blind", "the first network's states read as they are": "frozen"}
+                "damaged answers only, no draft of a network": "synthetic", "without the draft: its size alone": "blind", "the first network's states read as they are (code of commit 1edee26)": "frozen"}
     rows = [line.strip("| ").split(" | ") for line in README.split("| control, 3 seeds |")[1].split("\n\n")[0].splitlines()[2:]]
     assert len(rows) == len(controls)
     for name, *cells in rows:
         runs = [of(controls[name])[seed] for seed in "123"]
         total = lambda key: sum(m[key] for m in runs)
         assert cells == [spread([m["single_after"] for m in runs]), f"{total('fixed')} / {total('broken')}", spread([m["pass2_after"] for m in runs])]
+
+
+def test_vote_shares_are_what_was_measured():
+    found = json.loads((ROOT / "results" / "refine" / "vote_share.json").read_text())
+    said = README.split("how many views agree (and")[1].split("results/refine/vote_share.json")[0]
+    spread = lambda runs, key: "{:.1f} ({:.1f} .. {:.1f})".format(*(100 * f([m[key] for m in runs]) for f in (lambda v: sum(v) / 3, min, max)))
+    total = lambda runs, key: sum(m[key] for m in runs)
+    for label, name in (("no vote shares, drafts of one view", "without"), ("no vote shares, drafts of 4 views", "without_4_views"), ("vote shares, drafts of 4 views", "with")):
+        runs = [found[name][seed] for seed in "123"]
+        cells = [*(spread(runs, f"{key}_after") for key in ("single", "pass1", "pass2")), f"{total(runs, 'fixed')} / {total(runs, 'broken')}",
+                 f"{total(runs, 'near_misses_fixed')} of {total(runs, 'near_misses')}"]
+        assert f"| {label} | {' | '.join(cells)} |" in said
+        assert f"(before: {spread(runs, 'single_before')} in one view, {spread(runs, 'pass1_before')} voted, {spread(runs, 'pass2_before')} pass@2)" in " ".join(said.split())
 
 
 def test_tree_and_line_counts():

@@ -13,7 +13,10 @@ import train
 from config import Config, UserError
 from conftest import ROOT, TINY, checkpoint, equal, flags, flip_tasks, grid, make_task, records, tiny_shape, write_tasks
 from data import arc, oned
-from data.score import Draft, vote
+from data.batch import held_out
+from data.exam import questions
+from data.score import Draft, as_draft, shares, vote
+from model import Answer
 from optim import Optimizer
 
 SMALL = {**TINY, "max_steps": 250, "oned_eval": 12, "refine_tasks": 60, "refine_steps": 4, "refine_layers": 1, "eval_every": 2}
@@ -35,11 +38,12 @@ def again(first, tmp_path, monkeypatch):
 
 
 def planted(config, seed, count, faults=None):
-    """Generated tasks with a damaged answer as draft, and how sure: Shown."""
+    """Generated tasks with a damaged answer as draft, log-probability -0.1 and vote share 0.5: Shown."""
     rng, tasks = np.random.default_rng(seed), oned.draw_tasks(seed, count, ["1d_fill"], (7, 9), 0)
     view = 0, np.arange(arc.VOCAB)
     drafts = [refine.damage(rng, *task.test[0]) for task in tasks] if faults is None else [faults] * count
-    return [refine.shown(config, task, 0, view, 0, draft, np.full(draft.shape, -0.1), refine.DAMAGED) for task, draft in zip(tasks, drafts)]
+    sure = lambda draft: np.stack([np.full(draft.shape, -0.1), np.full(draft.shape, 0.5)])
+    return [refine.shown(config, task, 0, view, 0, draft, sure(draft), refine.DAMAGED) for task, draft in zip(tasks, drafts)]
 
 
 def as_drafts(shown, config):
@@ -58,7 +62,7 @@ def setup(count=6):
     torch.manual_seed(0)
     drafts, model = as_drafts(planted(config, 5, count), config), networks()
     batch, cells, sure, answers = drafts.batch(drafts.documents([(d, None, np.arange(arc.VOCAB)) for d in range(count)]))
-    return config, drafts, model, (batch, cells, sure, refine.states_of([model.trunk], batch), answers)
+    return config, drafts, model, (batch, cells, sure, model.read(batch, cells), answers)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -68,9 +72,20 @@ def test_untrained_it_returns_the_draft():
     config, drafts, model, (batch, cells, sure, states, _) = setup()
     for guess, colors, *_ in model(batch, cells, sure, states, 3):
         assert torch.equal(guess, batch.tokens[cells]) and torch.equal(colors.argmax(-1), guess)
-    found = refine.refine(model, None, drafts, [(0, np.arange(arc.VOCAB))] * 6, config, torch.device("cpu"))
+    found = refine.refine(model, drafts, [(0, np.arange(arc.VOCAB))] * 6, config, torch.device("cpu"))
     for shown, c in zip(planted(config, 5, 6), found):
         assert refine.decide(c, 0.0) == 0 and all((g == shown.found).all() for g in c.grids)
+
+
+def test_what_it_is_told_of_a_draft_is_heard():
+    """Log-probability and vote share each change what it says of colours and of the whole; without the draft they are not told."""
+    _, _, model, (batch, cells, sure, states, _) = setup()
+    torch.nn.init.normal_(model.head["color"].weight)
+    say = lambda sure, blind=False: torch.cat([part.ravel() for part in model(batch, cells, sure, states, 1, blind)[0][1:]])
+    for of in range(2):
+        other = sure.clone()
+        other[of] *= 0.5
+        assert (say(other) != say(sure)).all() and torch.equal(say(other, True), say(sure, True))
 
 
 def test_a_cell_sees_all_of_its_document_and_nothing_else():
@@ -123,7 +138,7 @@ def test_it_learns_to_repair_errors_it_has_never_seen():
         optimizer.step(1e-2)
     unseen = faults(2, 200)
     with refine.averaged(model, optimizer):
-        found = refine.refine(model, None, as_drafts(unseen, config), [(0, np.arange(arc.VOCAB))] * 200, config, device)
+        found = refine.refine(model, as_drafts(unseen, config), [(0, np.arange(arc.VOCAB))] * 200, config, device)
     fixed = [bool((c.grids[refine.decide(c, 0.0)] == s.answer).all()) for c, s in zip(found, unseen)]
     assert np.mean(fixed) > 0.5
 
@@ -131,12 +146,47 @@ def test_it_learns_to_repair_errors_it_has_never_seen():
 # --------------------------------------------------------------------------------------------------------------------
 # Drafts
 
+def test_vote_shares_by_hand():
+    """Of four views three drafted two cells, of which two agree on the second; one drafted no grid; a sample stands for the plain view."""
+    texts = ["12", "13", "13", None, "1 2"]
+    drafts = [Draft("t", 0, v, text and grid(text), -1) for v, text in enumerate(texts[:4])]
+    drafts += [Draft("t", 1, 0, grid("77"), -1), Draft("t", 0, 0, grid("13"), -1), Draft("t", 0, 0, grid("1 3"), -1)]
+    asked = [(0, 0, 0), (0, 0, 1), (0, 0, 2), (0, 0, 3), (0, 1, 0), (0, 0, 0), (0, 0, 0)]
+    found = [d.share if d.share is None else d.share.tolist() for d in shares(drafts, asked)]
+    assert found == [[[0.75, 0.25]], [[0.75, 0.5]], [[0.75, 0.5]], None, [[1, 1]], [[0.75, 0.75]], [[0.25], [0.25]]]
+
+
+def test_vote_shares_of_views(monkeypatch):
+    """Drafts are compared turned back: those of answers known by heart agree in all views. One colour of one view wrong: its cells are the minority."""
+    config, _ = train.knobs.load(flags(**{**SMALL, "views": 4, "symmetries": True}))
+    task, wrong = make_task("t", "12 > 34", "12 30 > 12 34"), []
+
+    def draft(model, tasks, config, *_, **__):
+        asked = questions(tasks, config.views, config)
+        answers = [arc.encode_grid(arc.transform(grid("12 35" if v in wrong else "12 34"), s)) for _, _, v, s, _ in asked]
+        return [as_draft("t", i, v, s, table, Answer(table[a].astype(int), np.zeros(len(a) + 1))) for (_, i, v, s, table), a in zip(asked, answers)], SimpleNamespace(asked=asked)
+    monkeypatch.setattr(refine, "draft", draft)
+    share = lambda **knobs: [d.share.tolist() for d in refine.drafts_of(None, [task], dataclasses.replace(config, **knobs), {}, None, print)[0]]
+    assert share() == 4 * [[[1, 1], [1, 1]]]
+    wrong.append(2)
+    assert share() == [[[1, 1], [1, 0.25 if v == 2 else 0.75]] for v in range(4)] and share(views=1) == [[[1, 1], [1, 1]]]
+
+
+def test_what_is_learned_from_has_shares(again, tmp_path):
+    """Drafts under refine_views views, and samples: shares in quarters, the least that of a draft that stands alone; those of damaged answers are
+    some of these."""
+    again()
+    data = torch.load(tmp_path / "run" / "refine" / "drafts.bin", weights_only=True)["data"]
+    drafts = refine.Drafts(data, Config(**{key: value for key, value in TINY.items() if key != "device"}), torch.device("cpu"))
+    for kinds in ((refine.WRONG, refine.RIGHT), (refine.DAMAGED,)):
+        which = [d for d, doc in enumerate(drafts.docs) if doc[4] in kinds]
+        _, _, (_, share), _ = drafts.batch(drafts.documents([(d, None, np.arange(arc.VOCAB)) for d in which]))
+        assert set(share.tolist()) == {0.25, 0.5, 0.75, 1.0}
+
 @pytest.mark.parametrize("tokens, mended", [([1, 2, 11, 3, 4, 11], "12 34"), ([1, 2, 11, 3, 11, 5, 6, 7, 11], "12 30 56"), ([1, 2, 11, 3, 4], "12 34"),
                                             ([1, 11, 2, 3, 11], "1 2"), ([1, 10, 2], "12"), ([11], None), ([], None)])
 def test_a_broken_rectangle_is_repaired_by_one_rule(tokens, mended):
     answer = refine.np.array(tokens, np.int64), np.full(len(tokens) + 1, -0.5)
-    from data.score import as_draft
-    from model import Answer
     draft = as_draft("t", 0, 0, 0, np.arange(arc.VOCAB), Answer(*answer), mend=True)
     assert draft.grid is None if mended is None else np.array_equal(draft.grid, grid(mended)) and draft.sure.shape == draft.grid.shape
 
@@ -144,7 +194,7 @@ def test_a_broken_rectangle_is_repaired_by_one_rule(tokens, mended):
 def test_a_mended_draft_that_became_too_long_is_left_out():
     config = Config(max_len=320, batch_tokens=640, max_answer=8)
     task = make_task("t", "1 > 1", "1 > 2")
-    drafts = [Draft("t", 0, 0, grid(text), -1.0, np.zeros(grid(text).shape)) for text in ("123 456", "12 34", "1234567")]
+    drafts = [Draft("t", 0, 0, grid(text), -1.0, np.zeros(grid(text).shape), 1.0, np.ones(grid(text).shape)) for text in ("123 456", "12 34", "1234567")]
     asked = [(0, 0, 0, 0, np.arange(arc.VOCAB))] * 3
     assert refine.as_shown(config, [task], drafts, asked, {})[1] == [1]
 
@@ -154,7 +204,7 @@ def test_documents_hold_the_draft_and_never_the_answer():
     made = planted(config, 5, 6)
     assert batch.tokens[cells].tolist() == [int(c) for s in made for c in s.found.ravel()]
     assert answers.tolist() == [int(c) for s in made for c in s.answer.ravel()]
-    assert torch.allclose(sure, torch.tensor(-0.1))
+    assert torch.allclose(sure, torch.tensor([[-0.1], [0.5]]))
     blank = as_drafts([s._replace(answer=None) for s in made], config)
     other = blank.batch(blank.documents([(d, None, np.arange(arc.VOCAB)) for d in range(6)]))
     assert torch.equal(other[0].tokens, batch.tokens) and (other[3] == arc.END).all()
@@ -167,10 +217,23 @@ def test_views_turn_back():
     draft = grid("145 230")
     for symmetry in range(8):
         table = arc.color_table(rng)
-        part = refine.shown(config, task, 0, (symmetry, table), 0, draft, np.zeros(draft.shape))
+        sure = np.stack([-draft.astype(float), draft / 10])    # as many as there are colours, to see where they go
+        part = refine.shown(config, task, 0, (symmetry, table), 0, draft, sure)
         drafts = as_drafts([part], config)
-        found = refine.refine(networks(), None, drafts, [(symmetry, table)], config, torch.device("cpu"))
+        _, _, (logp, share), _ = drafts.batch(drafts.documents([(0, None, np.arange(arc.VOCAB))]))
+        assert np.array_equal(arc.transform(draft, symmetry).ravel(), -logp) and torch.allclose(share, -logp / 10)
+        found = refine.refine(networks(), drafts, [(symmetry, table)], config, torch.device("cpu"))
         assert np.array_equal(found[0].grids[-1], draft) and part.kind == refine.WRONG
+
+
+def test_val_is_judged_in_one_view_and_told_of_all(again, monkeypatch):
+    """In validation drafts are of the plain view, their shares of refine_views = 4 views; in the end, of `views` = 2."""
+    real, seen = refine.refined, []
+    monkeypatch.setattr(refine, "refined", lambda *args: seen.append(args[2]) or real(*args))
+    again()
+    *val, test = [({d.view for d in drafts}, set(np.concatenate([d.share.ravel() for d in drafts if d.grid is not None]))) for drafts in seen]
+    assert len(val) == 2 and all(views == {0} and 0.75 in shares and shares <= {0.25, 0.5, 0.75, 1} for views, shares in val)
+    assert test[0] == {0, 1} and test[1] <= {0.5, 1}
 
 
 def test_a_planted_leak_is_caught(again, tmp_path, monkeypatch):
@@ -178,9 +241,8 @@ def test_a_planted_leak_is_caught(again, tmp_path, monkeypatch):
     real = refine.lessons
 
     def planted(config, data, *rest):
-        lessons = real(config, data, *rest)
-        lessons[0][2][3] = data["val"][0]                     # among the tasks
-        return lessons
+        tasks, seen = real(config, data, *rest)
+        return [*tasks[:3], data["val"][0], *tasks[3:]], seen
     monkeypatch.setattr(refine, "lessons", planted)
     with pytest.raises(UserError, match="task 1d_fill/val-0 has a query that.*val.*leak"):
         again()
@@ -191,8 +253,8 @@ def test_drafting_tasks_are_new_and_guarded(first):
     config, _ = train.knobs.load(flags(**{**SMALL, "refine_from": first, "oned_families": "1d_recolor_cnt"}))
     data = train.load_data(config)
     known = {arc.pair_key(*p) for task in data["val"] + data["test"] for p in refine.known_pairs(task)}
-    (_, _, fresh, seen), = refine.lessons(config, data, first, {}, known)
-    (_, _, old, _), = refine.lessons(dataclasses.replace(config, refine_train="seen"), data, first, {}, known)
+    fresh, seen = refine.lessons(config, data, known)
+    old, _ = refine.lessons(dataclasses.replace(config, refine_train="seen"), data, known)
     assert len(fresh) == 60 and seen == known
     pairs = lambda tasks: {arc.pair_key(*p) for task in tasks for p in refine.known_pairs(task)}
     assert not pairs(fresh) & known and not pairs(fresh) & pairs(old)
@@ -209,24 +271,28 @@ def test_recoloured_documents_hold_no_pair_of_val():
     assert not any(np.array_equal(drafts.recolored(0, rng), table) for table in tables)
 
 
-def test_cross_fit(tmp_path, monkeypatch):
-    """Each half drafts the pairs that it never saw; a checkpoint that saw all is refused."""
+@pytest.mark.parametrize("fold", ["0/2", ""])
+def test_pairs_held_out_by_fold_are_drafted(tmp_path, monkeypatch, fold):
+    """A network drafts the pairs that it never saw; of one that saw all, drafts are refused."""
     monkeypatch.chdir(ROOT)
     file, val = (write_tasks(tmp_path / f"{i}.json", [t._replace(id=f"{i}{t.id}") for t in flip_tasks(8, demos=4, seed=i)]) for i in range(2))
-    knobs = {**SMALL, "train": file, "val": val, "test": val, "demos": 0, "task_embed": True, "max_steps": 30, "max_len": 128, "eval_every": 30}
-    for name, fold in (("whole", ""), ("a", "0/2"), ("b", "1/2")):
-        train.main(flags(**knobs, fold=fold, out_dir=tmp_path / name))
-    halves = f"{tmp_path / 'a' / 'ckpt.pt'},{tmp_path / 'b' / 'ckpt.pt'}"
-    config, _ = train.knobs.load(flags(**knobs, refine_folds=halves))
+    knobs = {**SMALL, "train": file, "val": val, "test": val, "demos": 0, "task_embed": True, "max_steps": 30, "max_len": 128, "eval_every": 30, "fold": fold,
+             "out_dir": tmp_path / "run"}
+    train.main(flags(**knobs))
+    knobs.update(refine_corrupt=1, refine_right=0)
+    if not fold:
+        with pytest.raises(UserError, match="has a query that this network trained on.*--fold"):
+            refine.main(flags(**knobs, refine_train="seen"))
+        return
+    config, _ = train.knobs.load(flags(**knobs))
     data = train.load_data(config)
-    whole = {arc.pair_key(*p) for t in data["train"] for p in refine.known_pairs(t)}
-    parts = refine.lessons(config, data, "", {}, set())
-    drawn = [{arc.pair_key(*p) for t in tasks for p in t.test} for _, _, tasks, _ in parts]
-    assert drawn[0] | drawn[1] == whole and not drawn[0] & drawn[1]
-    assert all(not d & seen for d, (*_, seen) in zip(drawn, parts))
-    refine.main(flags(**{**knobs, "refine_folds": halves, "refine_tune": False, "out_dir": tmp_path / "whole", "refine_corrupt": 1, "refine_right": 0}))
-    with pytest.raises(UserError, match="whole.*--fold=i/k"):
-        refine.main(flags(**{**knobs, "refine_folds": tmp_path / "whole" / "ckpt.pt", "refine_tune": False, "out_dir": tmp_path / "whole", "overwrite": True}))
+    keys = lambda tasks: {arc.pair_key(*p) for t in tasks for p in refine.known_pairs(t)}
+    own, whole = [t for t in data["train"] if t.id not in data["asked"]], keys(data["train"])
+    tasks, seen = refine.lessons(config, data, keys(data["val"]))
+    drawn = {arc.pair_key(*p) for t in tasks for p in t.test}
+    assert 0 < len(drawn) < len(keys(own)) and drawn == {arc.pair_key(*p) for t in own for p in refine.known_pairs(t) if held_out(p, fold)}
+    assert not drawn & seen and seen >= whole - drawn          # demonstrations of what is asked are all learned
+    assert refine.main(flags(**knobs))["tasks"] == 8
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -286,16 +352,20 @@ def test_drafts_are_kept_and_made_anew_for_another_network(again, first, tmp_pat
     before = place.stat().st_mtime_ns
     again(overwrite=True)
     assert place.stat().st_mtime_ns == before
+    whole = place.read_bytes()
+    place.write_bytes(whole[:1000])                            # cut short
+    again(overwrite=True)
+    assert place.read_bytes() == whole
+    before = place.stat().st_mtime_ns
     other = torch.load(first, weights_only=True)
     other["model"]["head.weight"] += 0.01
     torch.save(other, tmp_path / "other.pt")
     kept = first.read_bytes()
     try:
         torch.save(other, first)
-        with pytest.raises(UserError, match="drafts of another network.*--overwrite"):
-            again(resume=True)
-        with pytest.raises(UserError, match="learned to correct the drafts of another network.*--overwrite"):
-            again(eval_only=True)
+        for how in ("resume", "eval_only"):
+            with pytest.raises(UserError, match="learned to correct the drafts of another network.*--overwrite"):
+                again(**{how: True})
     finally:
         first.write_bytes(kept)
     assert place.stat().st_mtime_ns == before
@@ -315,7 +385,7 @@ ERRORS = {
     "eval before training": (dict(eval_only=True), "no such checkpoint.*refine.py without --eval_only"),
     "resume before training": (dict(resume=True), "no such checkpoint.*refine.py without"),
     "init_from": (dict(init_from="some.pt"), "init_from = 'some.pt'.*--refine_from"),
-    "weights only": (dict(refine_from="best"), "holds weights only.*--refine_tune=False"),
+    "weights only": (dict(refine_from="best"), "holds weights only.*--refine_from="),
     "loops": (dict(refine_loops=0), "refine_loops = 0 is out of its range"),
 }
 
