@@ -34,7 +34,7 @@ from data.sources import check_unseen, lessons, load_data
 from evaluate import autocast, draft, exam_of, teacher_forced
 from model import GPT, UNREADABLE, Shape, check_shape, load_checkpoint, rebuild, save_whole
 from optim import Optimizer, averaged
-from train import MAY_CHANGE, Log, Run, changed, clock, command_line, pick_device, picture, prepare_folder, shape_for, train
+from train import MAY_CHANGE, Log, Run, changed, check_known, clock, command_line, pick_device, picture, prepare_folder, rows_of, shape_for, train
 
 # --------------------------------------------------------------------------------------------------------------------
 # The network
@@ -125,11 +125,11 @@ def make_drafts(config, data, path, model, rows, banned, device, log):
     pool = np.concatenate([d.sure.reshape(2, -1) for d in out], 1) if out else np.array([[0.0], [1.0]])
     for task in some if c.refine_corrupt else []:              # nobody drafted it: each cell is as sure as some cell of a draft
         grid = damage(rng, *task.test[0])
-        view = arc.SYMMETRIES * int(c.symmetries) and int(rng.integers(arc.SYMMETRIES)), np.arange(arc.VOCAB)
+        view = int(rng.integers(arc.SYMMETRIES)) if c.symmetries else 0, np.arange(arc.VOCAB)
         out.append(shown(c, task, 0, view, rows.get(task.id, 0), grid, pool[:, rng.integers(pool.shape[1], size=grid.shape)], DAMAGED))
     if c.refine_corrupt < 1 and not any(d.kind == WRONG for d in out):
         raise UserError(f"{path}: of {len(single)} tasks that it never saw it drafts none wrong, so there is nothing to learn from. More tasks: "
-                        f"--refine_tasks (now {c.refine_tasks}); or an earlier checkpoint: --refine_from=")
+                        f"--refine_tasks (now {c.refine_tasks}), or a larger --fold; or an earlier checkpoint: --refine_from=")
     return Drafts.pack(out, c)
 
 
@@ -138,7 +138,7 @@ def weights_hash(found):
     return hashlib.sha256(b"".join(w.numpy().tobytes() for w in found["model"].values())).hexdigest()
 
 
-CACHE = "nanoarc drafts 2"
+CACHE = "nanoarc drafts 3"
 SOURCES = ("seed", "refine_train", "refine_tasks", "refine_views", "refine_temperature", "refine_corrupt")
 
 
@@ -251,7 +251,9 @@ def solve(config, model, drafting, tasks, rows, margin, device, log, step):
 
 def check_drafter(first, config, path):
     """The drafting checkpoint is what this config trains."""
-    may_change = {*MAY_CHANGE, "test", "tasks", "eval_only", "dtype", "eval_every", *(name for name in vars(config) if name.startswith("refine_"))}
+    may_change = {*MAY_CHANGE, "eval_only", "dtype", "eval_every", *(name for name in vars(config) if name.startswith("refine_"))}
+    if config.eval_only or not config.fold:                    # what fold held out depends on them, and what the guard dropped
+        may_change |= {"test", "tasks"}
     check_shape(first, shape_for(config, config.frame or first["shape"]["frame"], first["shape"]["n_tasks"]), path)
     if differ := changed(first, config, may_change):
         raise UserError(f"{path}: trained with another config: {differ}. Give the same knobs as to train.py, or another checkpoint by --refine_from=")
@@ -280,7 +282,9 @@ def main(argv=None):
     arc.check_frame(data["val"] + data["test"], first["shape"]["frame"])
     shape = Shape(**first["shape"])
     model = Refiner(dataclasses.replace(shape, n_layer=own.n_layer, dropout=own.dropout), shape).to(device)
-    drafting, rows = rebuild(first, device), {name: row for row, (name, _) in enumerate(first["task_ids"], 1)}
+    drafting, rows = rebuild(first, device), rows_of(first["task_ids"], data["val"] + data["test"])
+    by_name = {name: row for row, (name, _) in enumerate(first["task_ids"], 1)}                # with `fold` a task that is drafted has fewer demonstrations
+    check_known(config, data["val"] + data["test"], rows)
     part = None                                                # eval_only: no optimizer's state, so `averaged` leaves the weights as they are
     if not config.eval_only:
         if "training" not in first:
@@ -289,7 +293,9 @@ def main(argv=None):
         part = model.trunk, first["optimizer"]
     optimizer = Optimizer(model, own, part)
     run = Run(own, model, optimizer, first["task_ids"], log)
-    key = {"model": weights_hash(first), **{name: getattr(own, name) for name in SOURCES}}
+    known = [pair for task in data["val"] + data["test"] for pair in known_pairs(task)]
+    banned = {pair_key(*pair) for pair in known}
+    key = {"model": weights_hash(first), "banned": hashlib.sha256(b"".join(sorted(banned))).hexdigest(), **{name: getattr(own, name) for name in SOURCES}}
     if found and found["drafts"]["model"] != key["model"]:
         raise UserError(f"{source}: learned to correct the drafts of another network than {path} holds now; train it anew with --overwrite")
     if config.resume:
@@ -298,11 +304,10 @@ def main(argv=None):
         check_shape(found, model.shape, source)
         model.load_state_dict(found["model"])
         run.step = found["step"]
-    known = [pair for task in data["val"] + data["test"] for pair in known_pairs(task)]
     for stale in old:                                          # all is well: now, and not before, an older run may go
         stale.unlink()
     log(f"device: {device.type} ({why}); torch {torch.__version__}")
-    for line in data["say"][-2:]:
+    for line in data["say"]:
         log(line)
     log(f"drafts by {path}, step {first['step']}; refiner: {sum(model.counts()):,} parameters, {own.n_layer} blocks, {config.refine_loops} loops")
 
@@ -310,14 +315,15 @@ def main(argv=None):
     if not config.eval_only:
         write_json(log.folder / "config.json", {**dataclasses.asdict(own), "given": given, "versions": run.versions,
                                                 "machine": f"{device.type} ({why})", "command": shlex.join(sys.argv) if argv is None else ""})
-        run.more["drafts"], banned = key, {pair_key(*p) for p in known}
-        made = cached(log.folder / "drafts.bin", key, lambda: make_drafts(config, data, path, drafting, rows, banned, device, log), log)
+        run.more["drafts"] = key
+        made = cached(log.folder / "drafts.bin", key, lambda: make_drafts(config, data, path, drafting, by_name, banned, device, log), log)
         lesson = Drafts(made, own, device, {arc.encode_pair(p)[0].tobytes() for p in known})
         kinds = Counter(lesson.docs[:, 4].tolist())
         log(f"drafts to learn from: {kinds[WRONG]} wrong, {kinds[RIGHT]} right, {kinds[DAMAGED]} damaged answers; {clock(time.time() - begun)} "
             "so far")
-        val = data["val"] and drafts_of(drafting, data["val"], dataclasses.replace(own, views=own.refine_views), rows, device, log)
+        val = drafts_of(drafting, data["val"], dataclasses.replace(own, views=own.refine_views), rows, device, log) if data["val"] else ([], [])
         val = [[part[q] for q, d in enumerate(val[0]) if d.view == 0] for part in val]         # judged in one view; the others have voted
+        answers = any(answer is not None for task in data["val"] for _, answer in task.test)
 
         def validation(step):
             result = refined(model, data["val"], *val, own, rows, device)
@@ -327,7 +333,7 @@ def main(argv=None):
             run.more["margin"] = best_margin(result)
             return {**m, "exact": m["single_after"], "loss": -m["cells_after"]}
 
-        train(own, model, optimizer, run, lesson, partial(learn, own, model, lesson, device), validation if val else None, device, log)
+        train(own, model, optimizer, run, lesson, partial(learn, own, model, lesson, device), validation if answers else None, device, log)
         margin = run.more.get("margin", margin)
         metrics.update(train_minutes=run.seconds / 60)
     if data["test"]:

@@ -36,8 +36,8 @@ from replay import Recorded
 
 def pick_device(config):
     """-> (device, why)."""
-    if int(os.environ.get("WORLD_SIZE") or 1) > 1:             # torchrun's: each process would train the same run into the same folder
-        raise UserError(f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, and a run takes one device: start it with python instead of torchrun")
+    if os.environ.get("WORLD_SIZE", "1") != "1":               # torchrun's: each process would train the same run into the same folder
+        raise UserError(f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, and a run takes one device: start it with python instead of torchrun, or unset it")
     found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if config.device and not found.get(config.device):
         raise UserError(f"device {config.device!r} is not here; there is {', '.join(name for name in found if found[name])}")
@@ -219,6 +219,19 @@ def transplant(model, task_ids, found, path):
     model.load_state_dict(weights)
 
 
+def rows_of(task_ids, tasks):
+    """{task id: row of the task embedding} of those tasks that were trained on with the demonstrations they have now; the others have row 0."""
+    row_of = {tuple(i): row for row, i in enumerate(task_ids, 1)}
+    return {t.id: row_of[t.id, arc.task_key(t)] for t in tasks if (t.id, arc.task_key(t)) in row_of}
+
+
+def check_known(config, tasks, rows):
+    unknown = [t.id for t in tasks if t.id not in rows]
+    if config.demos == 0 and unknown:
+        raise UserError(f"{len(unknown)} tasks, {unknown[0]} the first, were not trained on, and this network keeps rules in its weights: "
+                        f"`python train.py CONFIG --tasks={config.tasks or config.test}` trains with their demonstrations and solves them")
+
+
 def train(config, model, optimizer, run, data, learn, validation, device, log):
     """The loop: rate, evaluate and save, micro-steps, clip, step, log. learn(item, micro) does forward and backward of a step of
     data.stream and returns two losses on the device, to descend and to show; validation(step), or None, returns metrics with
@@ -368,6 +381,8 @@ def main(argv=None):
     if config.resume and not Path(source).exists():
         raise UserError(f"{source} does not exist: nothing was saved there yet. Start again without --resume")
     found = load_checkpoint(source) if source else None        # before the data: a wrong path shows at once
+    if config.fold and config.init_from and not config.eval_only and found["config"]["fold"] != config.fold:
+        raise UserError(f"fold = {config.fold!r} holds pairs out, and {source} (fold = {found['config']['fold']!r}) has trained on them: start without it")
 
     data = load_data(config)
     everything = (data["train"] or []) + data["val"] + data["test"]
@@ -390,12 +405,9 @@ def main(argv=None):
     elif found:
         transplant(model, task_ids, found, source)
         run.step = found["step"] if config.eval_only else 0
-    row_of = {tuple(i): row for row, i in enumerate(task_ids, 1)}
-    rows = {t.id: row_of[t.id, arc.task_key(t)] for t in everything if (t.id, arc.task_key(t)) in row_of}     # others: row 0
-    unknown = [t.id for t in data["test"] if t.id not in rows]
-    if config.eval_only and config.demos == 0 and unknown:
-        raise UserError(f"{len(unknown)} tasks, {unknown[0]} the first, were not trained on, and this network keeps rules in its weights: "
-                        f"`python train.py CONFIG --tasks={config.tasks or config.test}` trains with their demonstrations and solves them")
+    rows = rows_of(task_ids, everything)
+    if config.eval_only:
+        check_known(config, data["test"], rows)
     stream, exam = None, None
     if not config.eval_only:
         banned = {arc.pair_key(*pair) for task in data["val"] + data["test"] for pair in known_pairs(task)}

