@@ -26,6 +26,7 @@ import train                                                   # noqa: E402
 from data.score import write_json                              # noqa: E402
 from runs import run_script                                    # noqa: E402
 
+WIDE = dict(n_embd=512, n_head=8, n_kv_head=8, n_mlp=2048)     # config/arc1_rearc.py's network
 LEVERS = {                                                     # name: what differs from config/arc1.py
     "base": dict(focus=1.0, short=0),
     "heads3": dict(focus=1.0, short=0, n_head=3, n_kv_head=3),
@@ -36,7 +37,9 @@ LEVERS = {                                                     # name: what diff
     "focus4": dict(focus=4.0),
     "rate25": dict(learning_rate=2.5e-3),
     "shared_keys": dict(n_kv_head=2),
-    "wide": dict(n_embd=512, n_head=8, n_kv_head=8, n_mlp=2048),
+    "wide": WIDE,
+    "wide_shared_keys": dict(WIDE, n_kv_head=2),
+    "wide_dropout2": dict(WIDE, dropout=0.2),
     "re_arc": dict(re_arc=True),                               # 16 generated pairs more for each ARC-1 training task
     "re_arc_focus4": dict(re_arc=True, focus=4.0),
 }

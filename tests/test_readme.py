@@ -91,6 +91,17 @@ def test_shared_keys_are_what_was_measured():
     assert {f"quadtree {sum(values[f'quadtree, n_kv_head={k}']) / 3:.1f} % with and without" in said for k in (1, 2)} == {True}
 
 
+def test_the_average_that_forgets_is_what_was_measured():
+    runs = json.loads((ROOT / "results" / "average.json").read_text())["runs"]
+    values = lambda power, key, steps=1500: [100 * m[key] for name, m in runs.items() if name.startswith(f"power {power}, {steps} ")]
+    said = " ".join(README.split("An average that forgets")[1].split("average.json")[0].split())
+    (new, old), single = ((values(power, "pass2") for power in (2, 0))), [sum(values(power, "pass1_single")) / 3 for power in (2, 0)]
+    assert len(new) == len(old) == 3 and len(values(8, "pass2")) == 2
+    assert "{:.1f} ({:.1f} .. {:.1f}) instead of {:.1f} ({:.1f} .. {:.1f})".format(sum(new) / 3, min(new), max(new), sum(old) / 3, min(old), max(old)) in said
+    assert "the same, {:.1f} and {:.1f}; after 4,000 steps {:.1f} and {:.1f}".format(*single, *values(2, "pass2", 4000), *values(0, "pass2", 4000)) in said
+    assert "one view {:.1f}, 2 seeds".format(sum(values(8, "pass1_single")) / 2) in said
+
+
 def test_arc1_is_what_was_measured():
     """The scores of the rows, from the runs' records, and those of the levers."""
     rows = dict(rearc_75000=("rope3d, `arc1_rearc.py`", "`arc1_rearc.py`, 80 views"), rearc_40000=("the same, 40,000 steps", "the same, 40,000 steps, 80 views"),
