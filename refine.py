@@ -25,7 +25,7 @@ from torch import nn
 from config import UserError
 from data import arc
 from data.arc import COLORS, ROW, START, pair_key
-from data.batch import IGNORE, QUERY, bins, known_pairs
+from data.batch import IGNORE, QUERY, FromTasks, bins, known_pairs
 from data.candidates import Candidates, Refined, best_margin, compare, decide, report
 from data.drafts import DAMAGED, RIGHT, WRONG, Drafts, as_shown, damage, shown
 from data.report import write_report
@@ -34,7 +34,7 @@ from data.sources import check_unseen, lessons, load_data
 from evaluate import autocast, draft, exam_of, teacher_forced
 from model import GPT, UNREADABLE, Shape, check_shape, load_checkpoint, rebuild, save_whole
 from optim import Optimizer, averaged
-from train import MAY_CHANGE, Log, Run, changed, check_known, clock, command_line, pick_device, picture, prepare_folder, rows_of, shape_for, train
+from train import MAY_CHANGE, Backward, Log, Run, changed, check_known, clock, command_line, pick_device, picture, prepare_folder, rows_of, shape_for, train
 
 # --------------------------------------------------------------------------------------------------------------------
 # The network
@@ -171,10 +171,12 @@ def lesson_of_trunk(trunk, batch, cells, states, answers):
                for h, targets in ((after, shown), (before[cells], known)))
 
 
-def learn(config, model, data, device, item, micro):
+def learn(config, model, data, rehearse, device, item, micro):
     """Forward and backward of one step, in micro-batches. Each loop is judged: colours and `wrong` per cell, where cells that are wrong
     in its guess count refine_wrong times; `right` per document. -> (mean loss, that of the last loop's colours), on the device."""
-    _, docs = item
+    more, docs = item
+    if more:                                                   # a rule that stands in the weights alone is lost, if they learn of other tasks only
+        rehearse(more, micro)
     n, total, blind = docs.targets(QUERY), torch.zeros(2, device=device), not config.refine_draft
     for part in bins(docs.lengths(), micro):
         batch, cells, sure, answers = data.batch(docs.take(part))
@@ -317,7 +319,9 @@ def main(argv=None):
                                                 "machine": f"{device.type} ({why})", "command": shlex.join(sys.argv) if argv is None else ""})
         run.more["drafts"] = key
         made = cached(log.folder / "drafts.bin", key, lambda: make_drafts(config, data, path, drafting, by_name, banned, device, log), log)
-        lesson = Drafts(made, own, device, {arc.encode_pair(p)[0].tobytes() for p in known})
+        beside = FromTasks(data["train"], own, by_name, device, data["asked"]) if not own.demos else None
+        lesson = Drafts(made, own, device, {arc.encode_pair(p)[0].tobytes() for p in known}, beside)
+        rehearse = Backward(own, model.trunk, beside, device)
         kinds = Counter(lesson.docs[:, 4].tolist())
         log(f"drafts to learn from: {kinds[WRONG]} wrong, {kinds[RIGHT]} right, {kinds[DAMAGED]} damaged answers; {clock(time.time() - begun)} "
             "so far")
@@ -333,7 +337,7 @@ def main(argv=None):
             run.more["margin"] = best_margin(result)
             return {**m, "exact": m["single_after"], "loss": -m["cells_after"]}
 
-        train(own, model, optimizer, run, lesson, partial(learn, own, model, lesson, device), validation if answers else None, device, log)
+        train(own, model, optimizer, run, lesson, partial(learn, own, model, lesson, rehearse, device), validation if answers else None, device, log)
         margin = run.more.get("margin", margin)
         metrics.update(train_minutes=run.seconds / 60)
     if data["test"]:

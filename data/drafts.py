@@ -1,4 +1,5 @@
 """Drafts as documents: demonstrations, query and a draft of the answer, for the refinement network (refine.py); and damaged answers."""
+import itertools
 import types
 from typing import NamedTuple
 
@@ -75,9 +76,9 @@ class Drafts:
     """Documents that end with a draft. `data` is what is cached: flat tensors, tokens and coordinates as the first network reads them,
     and beside each token the answer's (END where it is not known, or of another shape) and how sure the draft was: its log-probability and vote share."""
 
-    def __init__(self, data, config, device, banned=frozenset()):
-        """banned: pairs as tokens, that no recoloured document may show."""
-        self.data, self.config, self.banned, self.device = data, config, banned, device
+    def __init__(self, data, config, device, banned=frozenset(), beside=None):
+        """banned: pairs as tokens, that no recoloured document may show; beside: what else each step shows, FromTasks."""
+        self.data, self.config, self.banned, self.device, self.beside = data, config, banned, device, beside
         host = {key: data[key].numpy() for key in ("start", "length", "prompt", "docs")}
         self.docs = host.pop("docs")                           # (D, 6): first pair, pairs, task row, symmetry, kind, fixed colours as bits
         self.pairs = types.SimpleNamespace(**host, **{key: data[key].to(device) for key in ("tokens", "coords")})
@@ -136,18 +137,19 @@ class Drafts:
             first, count = self.docs[d][:2]
             room -= self.pairs.length[first:first + count, 0].sum()
             if room < 0:
-                return None, self.documents(chosen)
+                return self.documents(chosen)
             chosen.append((d, rng.permutation(count - 1), self.recolored(d, rng)))
 
     def stream(self, first, workers):
-        """Documents of step `first` and on; `workers` is not needed, the work is small."""
+        """(what `beside` shows or None, documents with drafts) of step `first` and on; `workers` is not needed, the work is small."""
         c = self.config
         wanted = {WRONG: 1 - c.refine_right - c.refine_corrupt, RIGHT: c.refine_right, DAMAGED: c.refine_corrupt}
         found = {kind: np.flatnonzero(self.docs[:, 4] == kind) for kind in wanted}
         used = [kind for kind in wanted if wanted[kind] > 0 and len(found[kind])]
         self.kinds, shares = [found[kind] for kind in used], np.array([wanted[kind] for kind in used])
         self.shares = shares / shares.sum()
-        return (self[step] for step in range(first, c.max_steps))
+        more = self.beside.stream(first, 0) if self.beside else itertools.repeat(None)
+        return zip(more, (self[step] for step in range(first, c.max_steps)))
 
     def batch(self, docs):
         """-> (batch; where the drafts' cells stand in it (N,); how sure each was (2, N); what it should be (N,), END if that is not known)."""
