@@ -221,6 +221,21 @@ def test_vote_shares_are_what_was_measured():
         assert f"(before: {spread(runs, 'single_before')} in one view, {spread(runs, 'pass1_before')} voted, {spread(runs, 'pass2_before')} pass@2)" in " ".join(said.split())
 
 
+def test_refinement_in_the_weights_is_what_was_measured():
+    arms = json.loads((ROOT / "results" / "refine" / "in_weights.json").read_text())
+    said = README.split("| 3 seeds, 216 tasks, 8 views |")[1].split("\n\n")[0]
+    spread = lambda arm, key: "{:.1f} ({:.1f} .. {:.1f})".format(*(100 * f([m[key] for m in arms[arm].values()]) for f in (lambda v: sum(v) / len(v), min, max)))
+    for label, arm, keys in (("before, votes counted", "refined", ("single_before", "pass1_before", "pass2_before")),
+                             ("before, ranked by likelihood (`rate_views=8`)", "first", (None, "pass1", "pass2")),
+                             ("votes weighted by the refiner's ratings only", "refined", (None, "pass1_ranked", "pass2_ranked")),
+                             ("refined", "refined", ("single_after", "pass1_after", "pass2_after")),
+                             ("refined, without rehearsing", "no_rehearsal", ("single_after", "pass1_after", "pass2_after")),
+                             ("instead, 2,000 more steps of train.py", "more_training", ("pass1_single", "pass1", "pass2"))):
+        label += f" ({len(arms[arm])} seeds)" if len(arms[arm]) < 3 else ""
+        changed = "-" if "refined" not in label else "{} / {}".format(*(sum(m[key] for m in arms[arm].values()) for key in ("fixed", "broken")))
+        assert f"| {label} | {' | '.join('-' if key is None else spread(arm, key) for key in keys)} | {changed} |" in said
+
+
 def test_tree_and_line_counts():
     """Files named in the tree exist; lines of code, without blanks and comments, are within a tenth of what it says."""
     count = lambda path: sum(bool(line.strip()) and not line.strip().startswith("#") for line in path.read_text().splitlines())
