@@ -300,10 +300,14 @@ def main(argv=None):
     key = {"model": weights_hash(first), "banned": hashlib.sha256(b"".join(sorted(banned))).hexdigest(), **{name: getattr(own, name) for name in SOURCES}}
     if found and found["drafts"]["model"] != key["model"]:
         raise UserError(f"{source}: learned to correct the drafts of another network than {path} holds now; train it anew with --overwrite")
+    shapes = lambda weights: {name: weight.shape for name, weight in weights.items()}
+    if found:
+        check_shape(found, model.shape, source)
+        if shapes(found["model"]) != shapes(model.state_dict()):
+            raise UserError(f"{source}: a refiner of another version of this code; train it anew with --overwrite")
     if config.resume:
         run.resume(found, source)
     elif found:
-        check_shape(found, model.shape, source)
         model.load_state_dict(found["model"])
         run.step = found["step"]
     for stale in old:                                          # all is well: now, and not before, an older run may go

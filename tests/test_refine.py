@@ -442,6 +442,17 @@ def test_a_finished_run_is_not_overwritten(again, tmp_path):
     assert (tmp_path / "run" / "refine" / "ckpt.pt").read_bytes() == before
 
 
+def test_a_refiner_of_another_version_is_refused(again, tmp_path):
+    again()
+    path = tmp_path / "run" / "refine" / "ckpt.pt"
+    found = checkpoint(path.parent)
+    found["model"]["facts.weight"] = found["model"]["facts.weight"][:, 1:]
+    torch.save(found, path)
+    for how in ("eval_only", "resume"):
+        with pytest.raises(UserError, match="ckpt.pt: a refiner of another version of this code.*--overwrite"):
+            again(**{how: True})
+
+
 def test_networks_are_not_taken_for_each_other(again, first, tmp_path):
     again()
     with pytest.raises(UserError, match="holds a Refiner, and a GPT is needed"):
