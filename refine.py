@@ -24,7 +24,7 @@ from torch import nn
 
 from config import UserError
 from data import arc
-from data.arc import COLORS, ROW, START, pair_key
+from data.arc import COLORS, ROW, START
 from data.batch import IGNORE, QUERY, FromTasks, bins, known_pairs
 from data.candidates import Candidates, Refined, best_margin, compare, decide, report
 from data.drafts import DAMAGED, RIGHT, WRONG, Drafts, as_shown, damage, shown
@@ -109,10 +109,10 @@ def drafts_of(model, tasks, config, rows, device, log, sampled=0):
     return shares(drafts, asked), asked
 
 
-def make_drafts(config, data, path, model, rows, banned, device, log):
+def make_drafts(config, data, path, model, rows, device, log):
     """What the refiner learns from: drafts where the first network fails, some where it does not, some damaged answers. -> tensors to cache."""
     c, rng = dataclasses.replace(config, views=config.refine_views), np.random.default_rng([config.seed, 2])
-    tasks, seen = lessons(c, data, banned)
+    tasks, seen = lessons(c, data)
     check_unseen(tasks, seen, path)
     single = [task._replace(test=[pair]) for task in tasks for pair in task.test]
     exam = exam_of(single, c, rows, device)
@@ -129,7 +129,7 @@ def make_drafts(config, data, path, model, rows, banned, device, log):
         out.append(shown(c, task, 0, view, rows.get(task.id, 0), grid, pool[:, rng.integers(pool.shape[1], size=grid.shape)], DAMAGED))
     if c.refine_corrupt < 1 and not any(d.kind == WRONG for d in out):
         raise UserError(f"{path}: of {len(single)} tasks that it never saw it drafts none wrong, so there is nothing to learn from. More tasks: "
-                        f"--refine_tasks (now {c.refine_tasks}), or a larger --fold; or an earlier checkpoint: --refine_from=")
+                        f"--refine_tasks (now {c.refine_tasks}), or hold out more, such as --fold=0/2; or an earlier checkpoint: --refine_from=")
     return Drafts.pack(out, c)
 
 
@@ -296,8 +296,7 @@ def main(argv=None):
     optimizer = Optimizer(model, own, part)
     run = Run(own, model, optimizer, first["task_ids"], log)
     known = [pair for task in data["val"] + data["test"] for pair in known_pairs(task)]
-    banned = {pair_key(*pair) for pair in known}
-    key = {"model": weights_hash(first), "banned": hashlib.sha256(b"".join(sorted(banned))).hexdigest(), **{name: getattr(own, name) for name in SOURCES}}
+    key = {"model": weights_hash(first), "banned": hashlib.sha256(b"".join(sorted(data["banned"]))).hexdigest(), **{name: getattr(own, name) for name in SOURCES}}
     if found and found["drafts"]["model"] != key["model"]:
         raise UserError(f"{source}: learned to correct the drafts of another network than {path} holds now; train it anew with --overwrite")
     shapes = lambda weights: {name: weight.shape for name, weight in weights.items()}
@@ -322,7 +321,7 @@ def main(argv=None):
         write_json(log.folder / "config.json", {**dataclasses.asdict(own), "given": given, "versions": run.versions,
                                                 "machine": f"{device.type} ({why})", "command": shlex.join(sys.argv) if argv is None else ""})
         run.more["drafts"] = key
-        made = cached(log.folder / "drafts.bin", key, lambda: make_drafts(config, data, path, drafting, by_name, banned, device, log), log)
+        made = cached(log.folder / "drafts.bin", key, lambda: make_drafts(config, data, path, drafting, by_name, device, log), log)
         beside = FromTasks(data["train"], own, by_name, device, data["asked"]) if not own.demos else None
         lesson = Drafts(made, own, device, {arc.encode_pair(p)[0].tobytes() for p in known}, beside)
         rehearse = Backward(own, model.trunk, beside, device)

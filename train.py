@@ -24,7 +24,7 @@ import torch.nn.functional as F
 
 from config import UserError
 from data import arc, oned, show
-from data.batch import IGNORE, QUERY, Batch, FromTasks, Generated, bins, gather, known_pairs, send
+from data.batch import IGNORE, QUERY, Batch, FromTasks, Generated, bins, gather, send
 from data.report import write_report
 from data.score import score, submission, write_json
 from data.sources import load_data
@@ -36,7 +36,7 @@ from replay import Recorded
 
 def pick_device(config):
     """-> (device, why)."""
-    if os.environ.get("WORLD_SIZE", "1") != "1":               # torchrun's: each process would train the same run into the same folder
+    if (os.environ.get("WORLD_SIZE") or "1") != "1":             # torchrun's: each process would train the same run into the same folder
         raise UserError(f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, and a run takes one device: start it with python instead of torchrun, or unset it")
     found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if config.device and not found.get(config.device):
@@ -410,8 +410,7 @@ def main(argv=None):
         check_known(config, data["test"], rows)
     stream, exam = None, None
     if not config.eval_only:
-        banned = {arc.pair_key(*pair) for task in data["val"] + data["test"] for pair in known_pairs(task)}
-        stream = Generated(config, data["families"], banned) if data["train"] is None else \
+        stream = Generated(config, data["families"], data["banned"]) if data["train"] is None else \
             FromTasks(data["train"], config, rows, device, data["asked"])
         exam = exam_of(data["val"], config, rows, device)
     for path in old:                                           # all is well: now, and not before, an older run may go

@@ -103,7 +103,7 @@ class Config:
     # -- the refinement network (refine.py), in out_dir/refine; what is not here it takes from above
     refine_from: str = ""           # the checkpoint whose drafts are refined; empty: out_dir/ckpt.pt
     refine_train: str = "oned"      # tasks to draft for training, which that checkpoint must not know: oned, or sources as above;
-                                    # seen: those it was trained on (a control: it learns to copy). With `fold` this does nothing: the pairs held out are
+                                    # seen: those it was trained on (a control: it learns to copy). With `fold` it is not read: the pairs held out are drafted
     refine_tasks: int = 4000        # tasks to look for failing drafts in; more is better, 3 ms each on 2 CPU cores
     refine_views: int = 4           # views drafted of each; the refiner is told what share of them agrees, so not 1
     refine_temperature: float = 0.7 # one more draft of each, sampled; 0: none

@@ -9,8 +9,8 @@ from data.batch import Generated, held_out, known_pairs
 
 
 def load_data(config):
-    """-> dict: train (tasks, or None where the generator makes them), val, test, asked (ids of val's and test's tasks), families of the generator, ids the leak guard
-    dropped, and lines that say all this."""
+    """-> dict: train (tasks, or None where the generator makes them), val, test, asked (ids of val's and test's tasks), banned (keys of their pairs),
+    families of the generator, ids the leak guard dropped, and lines that say all this."""
     c, say, dropped = config, [], []
     out = names(c.oned_held_out)
     families = [f for f in names(c.oned_families) or list(oned.FAMILIES) if f not in out]
@@ -70,19 +70,24 @@ def load_data(config):
         if tasks:
             answers = sum(b is not None for t in tasks for _, b in t.test)
             say.append(f"{name + ':':6s} {len(tasks)} tasks, {sum(len(t.test) for t in tasks)} queries, {answers} with known answers")
-    return dict(train=train, val=val, test=test, asked={t.id for t in protected}, families=families, dropped=dropped, say=say)
+    banned = {pair_key(*pair) for task in protected for pair in known_pairs(task)}
+    return dict(train=train, val=val, test=test, asked={t.id for t in protected}, banned=banned, families=families, dropped=dropped, say=say)
 
 
-def lessons(config, data, banned):
-    """What refine.py drafts, to learn from. banned: keys of the pairs of val and test. -> (tasks whose queries the drafting network never trained on,
-    keys of pairs that must not be among these)."""
-    c = config
+def lessons(config, data):
+    """What refine.py drafts, to learn from. -> (tasks whose queries the drafting network never trained on, keys of pairs that must not be among these)."""
+    c, banned = config, data["banned"]
     if not c.demos and not c.fold:
         raise UserError("demos = 0: this network knows the tasks it was trained on and no other, and all their pairs; train it with --fold=0/8, and refine "
                         "it with the same: the pairs held out are drafted")
     if c.fold:                                                 # train.py held out a part of these tasks' pairs
-        split = lambda task, out: [p for p in known_pairs(task) if held_out(p, c.fold) == out]
-        tasks = [t._replace(train=split(t, False), test=split(t, True)) for t in data["train"] if t.id not in data["asked"]]
+        tasks = []
+        for task in data["train"]:
+            if task.id not in data["asked"]:
+                parts = {False: [], True: []}
+                for pair in known_pairs(task):
+                    parts[held_out(pair, c.fold)].append(pair)
+                tasks.append(task._replace(train=parts[False], test=parts[True]))
         return [t for t in tasks if t.test and t.train][:c.refine_tasks], banned | {pair_key(*p) for t in tasks for p in t.train}
     if c.refine_train == "oned" or c.refine_train == "seen" and data["train"] is None:
         stream = Generated(c, data["families"], banned, "refine" if c.refine_train == "oned" else "train")

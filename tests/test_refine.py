@@ -253,8 +253,8 @@ def test_drafting_tasks_are_new_and_guarded(first):
     config, _ = train.knobs.load(flags(**{**SMALL, "refine_from": first, "oned_families": "1d_recolor_cnt"}))
     data = train.load_data(config)
     known = {arc.pair_key(*p) for task in data["val"] + data["test"] for p in refine.known_pairs(task)}
-    fresh, seen = refine.lessons(config, data, known)
-    old, _ = refine.lessons(dataclasses.replace(config, refine_train="seen"), data, known)
+    fresh, seen = refine.lessons(config, data)
+    old, _ = refine.lessons(dataclasses.replace(config, refine_train="seen"), data)
     assert len(fresh) == 60 and seen == known
     pairs = lambda tasks: {arc.pair_key(*p) for task in tasks for p in refine.known_pairs(task)}
     assert not pairs(fresh) & known and not pairs(fresh) & pairs(old)
@@ -305,7 +305,7 @@ def test_pairs_held_out_by_fold_are_drafted(tmp_path, monkeypatch, fold):
     data = train.load_data(config)
     keys = lambda tasks: {arc.pair_key(*p) for t in tasks for p in refine.known_pairs(t)}
     own, whole = [t for t in data["train"] if t.id not in data["asked"]], keys(data["train"])
-    tasks, seen = refine.lessons(config, data, keys(data["val"]))
+    tasks, seen = refine.lessons(config, data)
     drawn = {arc.pair_key(*p) for t in tasks for p in t.test}
     assert 0 < len(drawn) < len(keys(own)) and drawn == {
         arc.pair_key(*p) for t in own for p in refine.known_pairs(t) if held_out(p, fold) and not all(held_out(q, fold) for q in refine.known_pairs(t))}
