@@ -220,6 +220,7 @@ class GPT(nn.Module):
         elif not has_varlen(x.device, dtype):
             docs = docs.tolist()
         layout = Layout(docs, rotary, self.shape.max_len, causal, cache, doc, coords[:, 0], bias)
+        x = x.to(dtype)                                         # what blocks add up in, too: half the bytes of every norm
         for block in self.blocks:
             x = block(x, layout)
         return self.norm(x)

@@ -31,7 +31,7 @@ from data.drafts import DAMAGED, RIGHT, WRONG, Drafts, as_shown, damage, shown
 from data.report import write_report
 from data.score import score, shares, submission, write_json
 from data.sources import check_unseen, lessons, load_data
-from evaluate import autocast, draft, exam_of, teacher_forced
+from evaluate import autocast, draft, exam_of, rate, teacher_forced
 from model import GPT, UNREADABLE, Shape, check_shape, load_checkpoint, rebuild, save_whole
 from optim import Optimizer, averaged
 from train import MAY_CHANGE, Backward, Log, Run, changed, check_known, clock, command_line, pick_device, picture, prepare_folder, rows_of, shape_for, train
@@ -72,7 +72,8 @@ class Refiner(GPT):
         given = batch.tokens[cells]
         stay = 0 if blind else self.gain * F.one_hot(given, COLORS)
         guess, (sure, share) = (torch.full_like(given, START), torch.zeros_like(sure)) if blind else (given, sure)
-        first, said, size = guess, sure, torch.bincount(doc, minlength=D).clamp(min=1)[:, None]
+        first, said = guess, sure
+        size = torch.zeros(D, device=guess.device).index_add(0, doc, torch.ones_like(sure)).clamp(min=1)[:, None]
         said_before = self.trust * self.trunk.head(states[cells, :self.shape.n_embd])[:, :COLORS]
         out = []
         for _ in range(loops):
@@ -238,7 +239,14 @@ def solve(config, model, drafting, tasks, rows, margin, device, log, step):
     """Draft, refine, vote, score, and write submission.json. -> (metrics, empty where no answer is known; attempts; those of the drafts alone)."""
     begun = time.time()
     result = refined(model, tasks, *drafts_of(drafting, tasks, config, rows, device, log), config, rows, device)
-    (scores, attempts), (_, before) = score(tasks, result.after(margin)), score(tasks, result.before)
+    drafts = dict(before=result.before, after=result.after(margin))
+    (_, before), (scores, attempts) = (score(tasks, found) for found in drafts.values())
+    rated = {}
+    if config.rate_views:                                      # as train.py ranks: the network that drafts judges corrections, too
+        for name, voted in (("before", before), ("after", attempts)):
+            found, ranked = score(tasks, drafts[name], rate(drafting, tasks, voted, config, rows, device, log))
+            rated.update({f"{key}_rated_{name}": found[key] for key in ("pass1", "pass2") if key in found})
+        attempts = ranked
     write_json(log.folder / "submission.json", submission(tasks, attempts))
     log(f"{len(result.before)} drafts refined in {clock(time.time() - begun)}; attempts are in {log.folder / 'submission.json'}")
     if not scores["tasks"]:
@@ -247,8 +255,8 @@ def solve(config, model, drafting, tasks, rows, margin, device, log, step):
     plain = [(d, c, decide(c, margin)) for d, c in zip(result.before, result.candidates) if c is not None and d.view == 0]
     for d, grid in [(d, c.grids[k]) for d, c, k in plain if k][:3]:
         log(picture(next(t for t in tasks if t.id == d.task), grid, "refined"))
-    return {**report(result, margin), "tasks": scores["tasks"], "views": config.views, "step": step, "margin": margin, "source": config.test,
-            "seconds": time.time() - begun, "times_scored": log.times_scored(config.test)}, attempts, before
+    return {**report(result, margin), **rated, "tasks": scores["tasks"], "views": config.views, "step": step, "margin": margin,
+            "source": config.test, "seconds": time.time() - begun, "times_scored": log.times_scored(config.test)}, attempts, before
 
 
 def check_drafter(first, config, path):

@@ -97,7 +97,7 @@ class Config:
     # -- evaluation
     eval_every: int = 400           # steps
     views: int = 4                  # distinct views drafted and voted on a test input
-    rate_views: int = 0             # train.py (not refine.py, which has its ratings) ranks drafts by how likely their grid is under so many views; 0: by count
+    rate_views: int = 0             # drafts (and corrections) are ranked by how likely their grid is under so many views; 0: by votes
     draft_tokens: int = 32768       # tokens of the documents decoded at once, about: what memory for keys and values allows
 
     # -- the refinement network (refine.py), in out_dir/refine; what is not here it takes from above

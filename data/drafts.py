@@ -8,7 +8,7 @@ import torch
 
 from data import arc
 from data.arc import COLORS, END
-from data.batch import Pairs, documents, fit_demos, gather
+from data.batch import QUERY, Pairs, documents, fit_demos, gather, send
 from data.score import same
 
 WRONG, RIGHT, DAMAGED = 0, 1, 2
@@ -153,9 +153,11 @@ class Drafts:
 
     def batch(self, docs):
         """-> (batch; where the drafts' cells stand in it (N,); how sure each was (2, N); what it should be (N,), END if that is not known)."""
-        batch = gather(self.pairs, docs)
-        inside = torch.zeros_like(batch.query)
-        inside[1:] = batch.query[:-1]                          # `query` stands one before the token it asks for
-        cells = torch.nonzero(inside.bool() & (batch.tokens < COLORS))[:, 0]
-        place, tables = batch.place[cells], torch.from_numpy(docs.tables).to(self.device)
+        batch, tokens, cells, begins = gather(self.pairs, docs), self.data["tokens"].numpy(), [], np.cumsum(docs.lengths()) - docs.lengths()
+        for start, length, d, _, first, kind, answer in docs.segments:
+            if kind == QUERY:                                  # found on the host, which then need not wait for the device
+                drafted = tokens[start + length - answer:start + length]
+                cells.append(begins[d] + first + length - answer + np.flatnonzero(drafted < COLORS))
+        cells = send(torch.from_numpy(np.concatenate(cells)), self.device)
+        place, tables = batch.place[cells], send(torch.from_numpy(docs.tables), self.device)
         return batch, cells, self.sure[:, place], tables[batch.doc[cells], self.answers[place].long()]

@@ -2,12 +2,12 @@
 
     python results/arc1.py levers base short focus --data=DIR        # on tasks held out from training
     python results/arc1.py levers both re_arc --held=100 --data=DIR  # re-ARC holds the rule of every task held out: only the others' is used
-    python results/arc1.py encodings --data=DIR --steps=12000        # config/arc1.py with each encoding
-    python results/arc1.py encodings --data=DIR --steps=20000 --public          # the same, scored on the public evaluation tasks
+    python results/arc1.py encodings --data=DIR --steps=7000         # config/arc1.py with each encoding; scored on the evaluation tasks too
 
 DIR holds arc1-training.json, arc1-evaluation.json, arc2-training.json, conceptarc.json, and re-arc.json where it is asked for: {id: task}. Held
 out are the test outputs of all 400 ARC-1 training tasks, or of --held=N (a hundred tell levers apart only where they are worth 8 points);
-trained on are their demonstrations, those of the evaluation tasks, and what else there is, ARC-2's copies of the evaluation tasks left out. --jobs=N
+trained on are their demonstrations, those of the evaluation tasks, and what else there is, ARC-2's copies of the evaluation tasks left out. Levers are
+drafted and voted on the tasks held out. Encodings have one answer to these, in one view (val), and are drafted and voted on the evaluation tasks. --jobs=N
 runs go at once (default 6; under CUDA's MPS daemon they really share the chip); other --key=value go to train.py. Each run is added to
 results/arc1/WHAT.json as it ends, beside those that are there, and all are printed as a table. times_scored counts the runs of an arm.
 """
@@ -46,7 +46,8 @@ LEVERS = {                                                     # name: what diff
 ENCODINGS = {name: dict(encoding=name)
              for name in ("none", "learned", "onehot", "quadtree", "sinusoidal", "rope", "rope2d", "rope3d", "quadtree+rope3d")}
 ARMS = {"levers": LEVERS, "encodings": ENCODINGS}
-SCORES = ("pass1_view", "pass2_counted", "pass2", "oracle")
+SCORES = {"levers": {"a view on average": "pass1_view", "voted by count": "pass2_counted", "by likelihood": "pass2", "oracle": "oracle"},
+          "encodings": {"held out, one view": "val_exact", "evaluation, one view": "pass1_single", "voted by count": "pass2_counted", "pass@2": "pass2", "oracle": "oracle"}}
 
 
 def others(folder):
@@ -66,14 +67,15 @@ def run(folder, knobs, train_on, extra):
     command = ["train.py", "config/arc1.py", f"--out_dir={folder}", "--overwrite", "--eval_every=1000000",
                f"--train={'+'.join(map(str, train_on))}", *extra, *(f"--{key}={value}" for key, value in knobs.items())]
     records = run_script(command, folder, {"OMP_NUM_THREADS": "2", **os.environ})
-    test = next(m for m in records if m["kind"] == "test")
-    return dict(train_seconds=[m["seconds"] for m in records if m["kind"] == "train"][-1], **{key: test[key] for key in test if key != "families"})
+    last = {m["kind"]: m for m in records}
+    found = {"train_seconds": last["train"]["seconds"], **{key: last["test"][key] for key in last["test"] if key != "families"}}
+    return {**found, **{f"val_{key}": last["val"][key] for key in ("exact", "cells", "loss", "n") if "val" in last}}
 
 
-def table(runs):
+def table(runs, columns):
     percent = lambda found, key: f"{100 * found[key]:.1f}" if key in found else "-"
-    return "\n".join(["| arm | a view on average | voted by count | by likelihood | oracle |", "|" + " --- |" * 5,
-                      *(f"| {name} | {' | '.join(percent(found, key) for key in SCORES)} |" for name, found in runs.items())])
+    return "\n".join([f"| arm | {' | '.join(columns)} |", "|" + " --- |" * (len(columns) + 1),
+                      *(f"| {name} | {' | '.join(percent(found, key) for key in columns.values())} |" for name, found in runs.items())])
 
 
 def main(argv, out=HERE / "arc1"):
@@ -82,20 +84,20 @@ def main(argv, out=HERE / "arc1"):
     if not names or names[0] not in ARMS or not set(names[1:]) <= set(ARMS[names[0]]) or "data" not in given:
         sys.exit(__doc__)
     data, jobs, steps = (START / given.pop("data")).resolve(), int(given.pop("jobs", 6)), int(given.pop("steps", 4500))
-    public, held = given.pop("public", None) is not None, given.pop("held", "")
+    held, levers = given.pop("held", ""), names[0] == "levers"
     arms = {name: ARMS[names[0]][name] for name in names[1:] or ARMS[names[0]]}
     more = [name for name, knobs in arms.items() if "re_arc" in knobs]
-    if held and public or more and not (held or public):
-        sys.exit("--held goes without --public; and with all of ARC-1's training tasks held out nothing of re-ARC is left: name --held=100")
+    if more and not held:
+        sys.exit("with all of ARC-1's training tasks held out nothing of re-ARC is left: name --held=100")
     files = {name: data / f"{name}.json" for name in ("arc1-training", "arc1-evaluation", "conceptarc", "arc2-training", *["re-arc"] * bool(more))}
     if missing := [str(path) for path in files.values() if not path.is_file()]:
         sys.exit(f"no such file: {', '.join(missing)}")
 
-    what = f"{names[0]}{'_public' if public else f'_held{held}' if held else ''}_{steps}"
-    train_on = [files[name] for name in ("arc1-training", "conceptarc", "arc2-training")] if public else [others(data), files["arc1-training"]]
-    test, views = (files["arc1-evaluation"], 32) if public else (f"{files['arc1-training']}{'#' + held if held else ''}", 8)
-    extra = [f"--test={test}", f"--views={views}", f"--max_steps={steps}", f"--warmup={540 / max(steps, 540)}", "--draft_tokens=200000",
-             *(f"--{key}={value}" for key, value in given.items())]
+    what = f"{names[0]}{f'_held{held}' if held else ''}_{steps}"
+    train_on = [others(data), files["arc1-training"]] if levers else [files[name] for name in ("arc1-training", "conceptarc", "arc2-training")]
+    asked = f"{files['arc1-training']}{'#' + held if held else ''}"
+    extra = [*([f"--test={asked}", "--views=8"] if levers else [f"--val={asked}", f"--test={files['arc1-evaluation']}", "--views=16"]),
+             f"--max_steps={steps}", f"--warmup={540 / max(steps, 540)}", "--draft_tokens=200000", *(f"--{key}={value}" for key, value in given.items())]
     path = out / f"{what}.json"
     kept = json.loads(path.read_text()) if path.exists() else dict(runs={})
     with ThreadPoolExecutor(jobs) as pool:
@@ -111,7 +113,7 @@ def main(argv, out=HERE / "arc1"):
             kept["runs"][name] = dict(found, knobs=arms[name], command=f"python results/arc1.py {' '.join(argv)}", jobs=jobs,
                                       versions=train.versions())
             write_json(path, kept)
-    print(table(kept["runs"]))
+    print(table(kept["runs"], SCORES[names[0]]))
     return kept["runs"]
 
 

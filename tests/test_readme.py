@@ -169,21 +169,22 @@ def test_the_runs_behind_the_levers_start(tmp_path, monkeypatch, capsys):
     for seed, name in enumerate(("arc1-training", "arc1-evaluation", "arc2-training", "conceptarc")):
         write_tasks(tmp_path / f"{name}.json", [t._replace(id=f"{name}{i}") for i, t in enumerate(flip_tasks(3, seed=seed))])
     tiny = [f"--{key}={value}" for key, value in {**TINY, "views": 2, "rate_views": 2}.items() if key not in ("max_steps", "eval_every", "val")]
-    call = lambda *args: arms.main(["levers", *args, f"--data={tmp_path}", "--steps=2", *tiny], out=tmp_path)
+    call = lambda *args: arms.main([*args, f"--data={tmp_path}", "--steps=2", *tiny], out=tmp_path)
     earlier = dict(times_scored=1, pass2=0.5)
-    for what in ("levers_2", "levers_public_2"):
-        (tmp_path / f"{what}.json").write_text(json.dumps(dict(runs=dict(rate7=earlier, focus=earlier))))
-    held = call("focus")
+    for what, arm in (("levers", "rate7"), ("encodings", "rope")):
+        (tmp_path / f"{what}_2.json").write_text(json.dumps(dict(runs={arm: earlier, "quadtree": earlier})))
+    held = call("levers", "focus")
     assert json.loads((tmp_path / "levers_2.json").read_text())["runs"] == held and held["rate7"] == earlier
     assert "| focus | " in capsys.readouterr().out and held["focus"]["source"].endswith("arc1-training.json")
     assert held["focus"]["tasks"] == 3 and held["focus"]["step"] == 2
-    public = call("focus", "--public")["focus"]
-    assert public["source"].endswith("arc1-evaluation.json") and public["times_scored"] == 2
+    public = call("encodings", "quadtree")["quadtree"]
+    assert public["source"].endswith("arc1-evaluation.json") and public["times_scored"] == 2 and public["val_n"] == 3
+    assert "| quadtree | 0.0 | 0.0 | " in capsys.readouterr().out
     with pytest.raises(SystemExit, match="--held=100"):
-        call("re_arc")
+        call("levers", "re_arc")
     with pytest.raises(SystemExit, match="re-arc.json"):
-        call("re_arc", "--held=2")
-    call("focus", "--held=2", "--oned_lift=7")
+        call("levers", "re_arc", "--held=2")
+    call("levers", "focus", "--held=2", "--oned_lift=7")
     assert "oned_lift = 7.0 is out of its range" in capsys.readouterr().err and not (tmp_path / "levers_held2_2.json").exists()
 
 
