@@ -125,6 +125,16 @@ def attend(q, k, v, layout, layer):
     return torch.cat(out, dim=2)[0].transpose(0, 1)            # (T, nh, hs)
 
 
+class Norm(nn.RMSNorm):
+    """In the dtype of what it reads: its gain follows, as torch norms two dtypes in several passes."""
+
+    def __init__(self, C):
+        super().__init__(C, eps=torch.finfo(torch.float32).eps)         # torch would take bfloat16's, 0.008
+
+    def forward(self, x):
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 class Attention(nn.Module):
     def __init__(self, shape, layer):
         super().__init__()
@@ -159,8 +169,8 @@ class MLP(nn.Module):
 class Block(nn.Module):
     def __init__(self, shape, layer):
         super().__init__()
-        self.norm1, self.attention = nn.RMSNorm(shape.n_embd), Attention(shape, layer)
-        self.norm2, self.mlp = nn.RMSNorm(shape.n_embd), MLP(shape)
+        self.norm1, self.attention = Norm(shape.n_embd), Attention(shape, layer)
+        self.norm2, self.mlp = Norm(shape.n_embd), MLP(shape)
         self.dropout = nn.Dropout(shape.dropout)
 
     def forward(self, x, layout):
@@ -178,7 +188,7 @@ class GPT(nn.Module):
         self.task = nn.Embedding(shape.n_tasks, shape.n_embd) if shape.n_tasks else None
         self.view = nn.Embedding(shape.n_views, shape.n_embd) if shape.n_views else None
         self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.n_layer))
-        self.norm = nn.RMSNorm(shape.n_embd)
+        self.norm = Norm(shape.n_embd)
         self.head = nn.Linear(shape.n_embd, VOCAB, bias=False)
         self.apply(self.init)
         nn.init.normal_(self.head.weight, std=0.02)            # small logits: the first loss is close to ln 14 = 2.64

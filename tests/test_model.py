@@ -1,6 +1,7 @@
 """The network: what a token sees, generation with and without a cache, sizes, checkpoints."""
 import math
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -29,6 +30,23 @@ def logits_of(model, batch, **how):
 
 # --------------------------------------------------------------------------------------------------------------------
 # What a token sees
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_blocks_add_up_in_what_they_compute_in(dtype):
+    """The residual stream is as wide as autocast's products; norms take it as it comes (torch warns where it norms two dtypes), keep their gain in
+    float32, and tell 1e-3 from nothing."""
+    model, seen = filled_model(tiny_shape()), []
+    for block in model.blocks:
+        block.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+    with warnings.catch_warnings(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        warnings.simplefilter("error")
+        logits = logits_of(model, batch_of(flip_tasks(2)))
+    assert set(seen) == {dtype} and logits.dtype == dtype
+    logits.float().logsumexp(-1).sum().backward()
+    assert {p.grad.dtype for p in model.parameters() if p.grad is not None} == {torch.float32}
+    x = torch.randn(4, 32)
+    torch.testing.assert_close(model.norm(1e-3 * x.to(dtype)).float(), nn.RMSNorm(32)(1e-3 * x.to(dtype).float()) * model.norm.weight, rtol=0.02, atol=0.02)
+
 
 def sensitivity(model, batch, **how):
     """(T, T): by how much the loss at token t (row) changes with the embedding of each token (column)."""
