@@ -14,6 +14,7 @@ import train
 from config import UserError
 from conftest import ROOT, TINY, flags, flip_tasks, write_tasks
 from data import arc
+from positions.index import ENCODINGS
 
 README = (ROOT / "README.md").read_text()
 USE = re.findall(r"^python (train\.py|refine\.py|-m data\.arc) (.*?)(?: +# .*)?$", README.split("## Use it")[1].split("##")[0], re.M)
@@ -138,6 +139,17 @@ def test_levers_are_what_was_measured():
     assert all(m["tasks"] == 400 and m["times_scored"] == 1 for m in runs.values())
 
 
+def test_encodings_on_arc1_are_what_was_measured():
+    found = json.loads((ROOT / "results" / "arc1" / "encodings_6000.json").read_text())["runs"]
+    rows = dict(line.strip("| ").split(" | ", 1) for line in README.split("| encoding, 6,000 steps |")[1].split("\n\n")[0].splitlines()[2:])
+    columns = ("val_exact", "pass1_single", "pass2_counted", "pass2", "oracle")
+    percents = lambda run: [f"{100 * run[key]:.1f}" for key in columns]
+    assert {name.strip("`"): row.split(" | ") for name, row in rows.items()} == {name: percents(run) for name, run in found.items()}
+    assert {*found} == {*ENCODINGS, "quadtree+rope3d"} and all(m["step"] == 6000 and m["times_scored"] == 1 and m["tasks"] == 400 and m["val_n"] == 414 for m in found.values())
+    residual = json.loads((ROOT / "results" / "arc1" / "residual.json").read_text())["runs"]
+    assert residual["bfloat16"] == found["rope3d"] and "has {} held out, and {}, {}, {} and {}".format(*percents(residual["float32"])) in " ".join(README.split())
+
+
 @pytest.mark.parametrize("config", ["arc1_11min", "arc1_rearc"])
 def test_the_command_of_arc1_runs(config, tmp_path, monkeypatch, capsys):
     """On directories of single tasks, and of lists of pairs, as the repositories have them."""
@@ -235,6 +247,28 @@ def test_refinement_in_the_weights_is_what_was_measured():
         label += f" ({len(arms[arm])} seeds)" if len(arms[arm]) < 3 else ""
         changed = "-" if "refined" not in label else "{} / {}".format(*(sum(m[key] for m in arms[arm].values()) for key in ("fixed", "broken")))
         assert f"| {label} | {' | '.join('-' if key is None else spread(arm, key) for key in keys)} | {changed} |" in said
+
+
+def test_refinement_of_arc_is_what_was_measured():
+    """1D-ARC and ARC-1."""
+    percents = lambda run, *keys: " | ".join(f"{100 * run[key]:.1f}" if key else "-" for key in keys)
+    found = json.loads((ROOT / "results" / "refine" / "oned_arc.json").read_text())
+    said, run = README.split("| 1D-ARC, first network of 500 steps |")[1].split("\n\n")[0], found["refined_500"]
+    assert f"| before | {percents(run, 'single_before', 'pass1_before', 'pass2_before')} |" in said and run["tasks"] == 721
+    assert f"ratings only | {percents(run, None, 'pass1_ranked', 'pass2_ranked')} |" in said
+    assert f"| refined | {percents(run, 'single_after', 'pass1_after', 'pass2_after')} | {run['fixed']} / {run['broken']} | {run['near_misses_fixed']} of {run['near_misses']} |" in said
+    assert f"more steps of train.py | {percents(found['first_5000'], 'pass1_single', 'pass1', 'pass2')} |" in said and "drafts none wrong" in found["refused_5000"]
+    found = json.loads((ROOT / "results" / "refine" / "arc1.json").read_text())
+    said, run, more = README.split("| ARC-1, 400 evaluation tasks, 32 views |")[1].split("(One H200")[0], found["refined"], found["more_training"]
+    for label, keys in (("before, votes counted", ("single_before", "pass1_before", "pass2_before", "oracle_before")),
+                        ("before, ranked by likelihood", (None, "pass1_rated_before", "pass2_rated_before", None)),
+                        ("votes weighted by the refiner's ratings only", (None, "pass1_ranked", "pass2_ranked", None)),
+                        ("refined", ("single_after", "pass1_after", "pass2_after", "oracle_after")),
+                        ("refined, ranked by likelihood", (None, "pass1_rated_after", "pass2_rated_after", None))):
+        assert f"| {label} | {percents(run, *keys)} |" in said
+    assert f"ranked by likelihood | {percents(more, 'exact', 'pass1', 'pass2', 'oracle')} |" in said and run["times_scored"] == more["times_scored"] == 1
+    assert f"fixes none of {run['near_misses']} near misses" in said and run["fixed"] == run["broken"] == 0 and run["curve"][0][:3] == [0.0, 3, 4]
+    assert f"19M with re-ARC have {100 * run['pass2_rated_before']:.1f} after 20,000 steps" in README
 
 
 def test_tree_and_line_counts():
