@@ -240,13 +240,10 @@ def solve(config, model, drafting, tasks, rows, margin, device, log, step):
     begun = time.time()
     result = refined(model, tasks, *drafts_of(drafting, tasks, config, rows, device, log), config, rows, device)
     drafts = dict(before=result.before, after=result.after(margin))
-    (_, before), (scores, attempts) = (score(tasks, found) for found in drafts.values())
-    rated = {}
-    if config.rate_views:                                      # as train.py ranks: the network that drafts judges corrections, too
-        for name, voted in (("before", before), ("after", attempts)):
-            found, ranked = score(tasks, drafts[name], rate(drafting, tasks, voted, config, rows, device, log))
-            rated.update({f"{key}_rated_{name}": found[key] for key in ("pass1", "pass2") if key in found})
-        attempts = ranked
+    ranked = {name: score(tasks, found) for name, found in drafts.items()}
+    if config.rate_views:                                      # as in train.py: the network that drafts judges the corrections, too
+        ranked = {name: score(tasks, drafts[name], rate(drafting, tasks, voted, config, rows, device, log)) for name, (_, voted) in ranked.items()}
+    (_, before), (scores, attempts) = ranked.values()
     write_json(log.folder / "submission.json", submission(tasks, attempts))
     log(f"{len(result.before)} drafts refined in {clock(time.time() - begun)}; attempts are in {log.folder / 'submission.json'}")
     if not scores["tasks"]:
@@ -255,8 +252,12 @@ def solve(config, model, drafting, tasks, rows, margin, device, log, step):
     plain = [(d, c, decide(c, margin)) for d, c in zip(result.before, result.candidates) if c is not None and d.view == 0]
     for d, grid in [(d, c.grids[k]) for d, c, k in plain if k][:3]:
         log(picture(next(t for t in tasks if t.id == d.task), grid, "refined"))
-    return {**report(result, margin), **rated, "tasks": scores["tasks"], "views": config.views, "step": step, "margin": margin,
-            "source": config.test, "seconds": time.time() - begun, "times_scored": log.times_scored(config.test)}, attempts, before
+    metrics = report(result, margin)
+    for name, (found, _) in ranked.items() if config.rate_views else ():
+        for key in ("pass1", "pass2"):
+            metrics[f"{key}_counted_{name}"], metrics[f"{key}_{name}"] = metrics[f"{key}_{name}"], found[key]
+    return {**metrics, "tasks": scores["tasks"], "views": config.views, "step": step, "margin": margin, "source": config.test,
+            "seconds": time.time() - begun, "times_scored": log.times_scored(config.test)}, attempts, before
 
 
 def check_drafter(first, config, path):

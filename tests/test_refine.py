@@ -2,6 +2,7 @@
 import dataclasses
 import json
 import signal
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -440,6 +441,18 @@ def test_a_finished_run_is_not_overwritten(again, tmp_path):
     with pytest.raises(UserError, match="no such file"):
         again(overwrite=True, test="nowhere.json")
     assert (tmp_path / "run" / "refine" / "ckpt.pt").read_bytes() == before
+
+
+def test_attempts_are_ranked_by_likelihood_where_rate_views_asks(again, first, tmp_path, monkeypatch):
+    """An untrained refiner changes no draft, so they are train.py's, but for the broken rectangles that it mends; and not those that votes would give."""
+    monkeypatch.setattr(train, "draft", partial(train.draft, mend=True))
+    said = {name: again(name, views=4, refine_steps=0, rate_views=rate_views) for name, rate_views in (("counted", 0), ("rated", 3))}
+    alone = train.main(flags(**{**SMALL, "eval_only": True, "init_from": first, "out_dir": tmp_path / "alone", "views": 4, "rate_views": 3}))
+    for name in ("before", "after"):
+        for key in ("pass1", "pass2"):
+            assert said["rated"][f"{key}_{name}"] == alone[key] and said["rated"][f"{key}_counted_{name}"] == said["counted"][f"{key}_{name}"]
+    attempts = {name: json.loads((tmp_path / name / "submission.json").read_text()) for name in ("counted/refine", "rated/refine", "alone")}
+    assert attempts["rated/refine"] == attempts["alone"] != attempts["counted/refine"]
 
 
 def test_a_refiner_of_another_version_is_refused(again, tmp_path):
