@@ -28,7 +28,7 @@ def in_parts(work, parts, say, knob):
     """(part, work(part)) of each list of documents; where memory is too small, of its halves. knob: what makes the parts smaller."""
     todo = list(parts)
     while todo:
-        part = todo.pop(0)
+        part, found = todo.pop(0), None
         try:
             found = work(part)
         except RuntimeError as error:
@@ -36,6 +36,7 @@ def in_parts(work, parts, say, knob):
                 raise
             if len(part) == 1:
                 raise UserError("out of memory with a single document: lower --max_answer, --max_len, --n_embd or --n_layer") from None
+        if found is None:                                      # not within `except`, which keeps all that the attempt had made
             torch.cuda.empty_cache()                           # torch does so itself, but not while a graph is recorded
             say(f"  out of memory with {len(part)} documents at once: half of them (a lower --{knob} starts that way)")
             todo[:0] = [part[:len(part) // 2], part[len(part) // 2:]]

@@ -129,7 +129,7 @@ class Norm(nn.RMSNorm):
     """In the dtype of what it reads: its gain follows, as torch norms two dtypes in several passes."""
 
     def __init__(self, C):
-        super().__init__(C, eps=torch.finfo(torch.float32).eps)         # torch would take bfloat16's, 0.008
+        super().__init__(C, eps=torch.finfo(torch.float32).eps)         # else that of x, by torch's manual: 0.008 for bfloat16
 
     def forward(self, x):
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)

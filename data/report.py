@@ -22,7 +22,7 @@ LINE, WHITE = 10, 11                                           # colours beyond 
 RGB = np.array([*PALETTE, (85, 85, 85), (255, 255, 255)], np.uint8)
 INK = np.where(RGB @ np.array([299, 587, 114]) > 128000, 0, WHITE).astype(np.uint8)    # black or white, to mark a cell of each colour
 TICKS = [m * 10.0 ** e for e in range(-9, 10) for m in (1, 2, 5)]
-SCORES = dict(pass1_single="pass@1, plain view", single="plain view, draft → refined", pass1="pass@1, voted", pass2="pass@2",
+SCORES = dict(pass1_single="pass@1, plain view", single="plain view, draft → refined", pass1="pass@1", pass2="pass@2",
               oracle="oracle: right in some view")
 STYLE = """
 :root { color-scheme: light dark; --ink: #222; --soft: #666; --paper: #fff; --box: #f2f2f0; --right: #14742b; --wrong: #b3261e; --curve: #0b62c4 }

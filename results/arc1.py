@@ -2,7 +2,7 @@
 
     python results/arc1.py levers base short focus --data=DIR        # on tasks held out from training
     python results/arc1.py levers both re_arc --held=100 --data=DIR  # re-ARC holds the rule of every task held out: only the others' is used
-    python results/arc1.py encodings --data=DIR --steps=7000         # config/arc1.py with each encoding; scored on the evaluation tasks too
+    python results/arc1.py encodings --data=DIR --steps=6000         # config/arc1.py with each encoding; scored on the evaluation tasks too
 
 DIR holds arc1-training.json, arc1-evaluation.json, arc2-training.json, conceptarc.json, and re-arc.json where it is asked for: {id: task}. Held
 out are the test outputs of all 400 ARC-1 training tasks, or of --held=N (a hundred tell levers apart only where they are worth 8 points);
@@ -69,6 +69,7 @@ def run(folder, knobs, train_on, extra):
     records = run_script(command, folder, {"OMP_NUM_THREADS": "2", **os.environ})
     last = {m["kind"]: m for m in records}
     found = {"train_seconds": last["train"]["seconds"], **{key: last["test"][key] for key in last["test"] if key != "families"}}
+    found["source"] = Path(found["source"]).name               # not where its user keeps it
     return {**found, **{f"val_{key}": last["val"][key] for key in ("exact", "cells", "loss", "n") if "val" in last}}
 
 

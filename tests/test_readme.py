@@ -257,7 +257,7 @@ def test_refinement_of_arc_is_what_was_measured():
     assert f"| before | {percents(run, 'single_before', 'pass1_before', 'pass2_before')} |" in said and run["tasks"] == 721
     assert f"ratings only | {percents(run, None, 'pass1_ranked', 'pass2_ranked')} |" in said
     assert f"| refined | {percents(run, 'single_after', 'pass1_after', 'pass2_after')} | {run['fixed']} / {run['broken']} | {run['near_misses_fixed']} of {run['near_misses']} |" in said
-    assert f"more steps of train.py | {percents(found['first_5000'], 'pass1_single', 'pass1', 'pass2')} |" in said and "drafts none wrong" in found["refused_5000"]
+    assert f"train.py for 5,000 steps | {percents(found['first_5000'], 'pass1_single', 'pass1', 'pass2')} |" in said and "drafts none wrong" in found["refused_5000"]
     found = json.loads((ROOT / "results" / "refine" / "arc1.json").read_text())
     said, run, more = README.split("| ARC-1, 400 evaluation tasks, 32 views |")[1].split("(One H200")[0], found["refined"], found["more_training"]
     for label, keys in (("before, votes counted", ("single_before", "pass1_counted_before", "pass2_counted_before", "oracle_before")),
@@ -269,6 +269,11 @@ def test_refinement_of_arc_is_what_was_measured():
     assert f"ranked by likelihood | {percents(more, 'exact', 'pass1', 'pass2', 'oracle')} |" in said and run["times_scored"] == more["times_scored"] == 1
     assert f"fixes none of {run['near_misses']} near misses" in said and run["fixed"] == run["broken"] == 0 and run["curve"][0][:3] == [0.0, 3, 4]
     assert f"19M with re-ARC have {100 * run['pass2_before']:.1f} after 20,000 steps" in README
+
+
+def test_results_name_no_place_of_the_machine_they_were_measured_on():
+    files = [path for path in (ROOT / "results").rglob("*") if path.suffix in (".json", ".jsonl", ".log", ".txt")]
+    assert len(files) > 20 and not [str(path) for path in files if re.search(r"""["'=+ ](/|~/)[a-z]+/""", path.read_text())]
 
 
 def test_tree_and_line_counts():

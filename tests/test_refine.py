@@ -211,6 +211,18 @@ def test_documents_hold_the_draft_and_never_the_answer():
     assert torch.equal(other[0].tokens, batch.tokens) and (other[3] == arc.END).all()
 
 
+def test_cells_are_those_of_the_drafts():
+    """Of some documents of several, recoloured, in another order: where `query` asks for a colour; found without looking at the device's tokens."""
+    config, drafts, *_ = setup()
+    rng = np.random.default_rng(0)
+    docs = drafts.documents([(d, None, arc.color_table(rng)) for d in (3, 1, 4, 2, 0)]).take([4, 0, 2])
+    batch, cells, sure, answers = drafts.batch(docs)
+    inside = torch.zeros(len(batch.tokens), dtype=torch.bool)
+    inside[1:] = batch.query[:-1].bool()                       # `query` stands one before the token it asks for
+    assert torch.equal(cells, torch.nonzero(inside & (batch.tokens < arc.COLORS))[:, 0]) and len(cells) > 20
+    assert sure.shape == (2, len(cells)) and (sure[1] == 0.5).all() and (answers < arc.COLORS).all()
+
+
 def test_views_turn_back():
     config = Config(max_len=320, batch_tokens=640, max_answer=40)
     task = make_task("t", "123 456 > 12; 1 > 1", "123 456 > 145 236")

@@ -210,7 +210,7 @@ def test_the_page_of_a_run_says_what_was_recorded(run, tmp_path):
     folder = tmp_path / "run"
     page, (last,) = page_of(folder), records(folder, "test")
     assert "report: " + str(folder / "report.html") in (folder / "log.txt").read_text().splitlines()[-1]
-    for name, key in (("pass@1, plain view", "pass1_single"), ("pass@1, voted", "pass1"), ("pass@2", "pass2"), ("oracle: right in some view", "oracle"),
+    for name, key in (("pass@1, plain view", "pass1_single"), ("pass@1", "pass1"), ("pass@2", "pass2"), ("oracle: right in some view", "oracle"),
                       ("1d_fill", "1d_fill"), ("1d_flip", "1d_flip")):
         assert page.value(name) == f"{ {**last, **last['families']}[key]:.1%}"
     for name, key in (("tasks", "tasks"), ("test tasks", "source"), ("views", "views"), ("times scored", "times_scored")):

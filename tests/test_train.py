@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import weakref
 from dataclasses import fields
 from types import SimpleNamespace
 
@@ -498,18 +499,23 @@ def test_out_of_memory_halves_the_micro_batch_and_repeats_the_step(run, tmp_path
 
 @pytest.mark.parametrize("most", [1, 3])
 def test_out_of_memory_in_drafting_halves_what_is_drafted_at_once(run, tmp_path, monkeypatch, most):
-    """The same drafts come out; where not even one fits, the error says what to lower."""
-    real = evaluate.generate
+    """The same drafts come out, and what an attempt had made is gone before the cache is emptied; where not even one fits, the error says what to
+    lower."""
+    real, made, alive = evaluate.generate, [], []
 
     def generate(model, tokens, coords, docs, *rest):
         if len(docs) - 1 > most:
+            keys = torch.zeros(3)
+            made.append(weakref.ref(keys))
             raise torch.OutOfMemoryError("injected")
         return real(model, tokens, coords, docs, *rest)
     run(out="whole", val="")
     monkeypatch.setattr(evaluate, "generate", generate)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive.append(made[-1]() is not None))
     run(out="halves", val="")
     whole, halves = ((tmp_path / out / "submission.json").read_text() for out in ("whole", "halves"))
     assert whole == halves and "out of memory with 4 documents at once" in log_of(tmp_path / "halves")
+    assert alive and not any(alive) and len(alive) == len(made)
     most = 0
     with pytest.raises(UserError, match="out of memory with a single document.*--max_answer"):
         run(out="none", val="")
