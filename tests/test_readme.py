@@ -268,7 +268,7 @@ def test_refinement_of_arc_is_what_was_measured():
         assert f"| {label} | {percents(run, *keys)} |" in said
     assert f"ranked by likelihood | {percents(more, 'exact', 'pass1', 'pass2', 'oracle')} |" in said and run["times_scored"] == more["times_scored"] == 1
     assert f"fixes none of {run['near_misses']} near misses" in said and run["fixed"] == run["broken"] == 0 and run["curve"][0][:3] == [0.0, 3, 4]
-    assert f"19M with re-ARC have {100 * run['pass2_before']:.1f} after 20,000 steps" in README
+    assert f"19M with re-ARC (and `focus=3`) have {100 * run['pass2_before']:.1f} after 20,000 steps" in README
 
 
 def test_results_name_no_place_of_the_machine_they_were_measured_on():
