@@ -12,12 +12,16 @@ from data import arc
 from data.batch import IGNORE, bins
 from data.exam import Exam, questions
 from data.score import as_draft
-from model import generate
+from model import AMPERE, generate
+
+
+def precision(config, device):
+    """torch's dtype of products: as asked, or else what the device is quick in."""
+    return getattr(torch, config.dtype or ("bfloat16" if device.type == "cuda" and AMPERE else "float32"))
 
 
 def autocast(config, device):
-    dtype = config.dtype or ("bfloat16" if device.type == "cuda" else "float32")
-    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision(config, device) == torch.bfloat16)
 
 
 def out_of_memory(error):

@@ -31,6 +31,9 @@ try:                                                           # flash attention
     VARLEN_KNOBS = inspect.signature(varlen_attn).parameters   # window_size: torch >= 2.11; enable_gqa: torch >= 2.12
 except ImportError:
     VARLEN_KNOBS = {}
+AMPERE = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)     # or a later GPU: it computes in bfloat16
+if not AMPERE:
+    VARLEN_KNOBS = {}                                          # an older one (T4, RTX 20) would raise when it is called
 
 
 @dataclass

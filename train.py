@@ -28,7 +28,7 @@ from data.batch import IGNORE, QUERY, Batch, FromTasks, Generated, bins, gather,
 from data.report import write_report
 from data.score import score, submission, write_json
 from data.sources import load_data
-from evaluate import autocast, draft, exam_of, out_of_memory, rate, validate
+from evaluate import autocast, draft, exam_of, out_of_memory, precision, rate, validate
 from model import GPT, Shape, check_shape, has_varlen, load_checkpoint, save_checkpoint
 from optim import Optimizer, averaged, learning_rate
 from replay import Recorded
@@ -121,9 +121,9 @@ def shape_for(config, frame, n_tasks):
 
 def pace(config, device):
     """-> (is a training step compiled and recorded?, on CUDA: this in words)."""
-    flash = has_varlen(device, torch.float32 if config.dtype == "float32" else torch.bfloat16)
+    flash = has_varlen(device, precision(config, device))
     static = config.compile and flash
-    said = "compiled and recorded" if static else "eager, as asked" if flash else "eager and slow: compiling takes --dtype=bfloat16 and torch 2.11"
+    said = "compiled and recorded" if static else "eager, as asked" if flash else "eager and slow: compiling takes --dtype=bfloat16, torch 2.11 and an Ampere GPU or a later one"
     return static, f"; {said}" if device.type == "cuda" else ""
 
 

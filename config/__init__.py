@@ -118,7 +118,7 @@ class Config:
 
     # -- the machine
     device: str = ""                # cuda, mps, cpu; empty: the first of these that works
-    dtype: str = ""                 # autocast: bfloat16 or float32; empty: bfloat16 on CUDA, float32 elsewhere
+    dtype: str = ""                 # autocast: bfloat16 or float32; empty: bfloat16 on NVIDIA GPUs since Ampere, float32 elsewhere
     compile: bool = True            # torch.compile and CUDA graphs: train.py, on CUDA, in bfloat16
     workers: int = -1               # processes that prepare batches (tasks from files: one at most; refine.py: none); -1: 4 on CUDA, else 0
     log_every: int = 100             # steps

@@ -454,12 +454,15 @@ class Replayed:
             p.grad = old
 
 
-@pytest.mark.parametrize("device, knobs, kernels, static, said", [
-    ("cpu", {}, True, False, ""), ("mps", {}, True, False, ""), ("cuda", {}, True, True, "; compiled and recorded"),
-    ("cuda", dict(compile=False), True, False, "; eager, as asked"), ("cuda", dict(dtype="float32"), True, False, "; eager and slow.*--dtype=bfloat16"),
-    ("cuda", {}, False, False, "; eager and slow.*torch 2.11")])
-def test_the_first_line_says_what_runs(monkeypatch, device, knobs, kernels, static, said):
+@pytest.mark.parametrize("device, knobs, ampere, kernels, dtype, static, said", [
+    ("cpu", {}, False, False, torch.float32, False, ""), ("mps", {}, False, False, torch.float32, False, ""),
+    ("cuda", {}, True, True, torch.bfloat16, True, "; compiled and recorded"), ("cuda", dict(compile=False), True, True, torch.bfloat16, False, "; eager, as asked"),
+    ("cuda", dict(dtype="float32"), True, True, torch.float32, False, "; eager and slow.*--dtype=bfloat16"),
+    ("cuda", {}, True, False, torch.bfloat16, False, "; eager and slow.*torch 2.11"), ("cuda", {}, False, False, torch.float32, False, "; eager and slow.*Ampere GPU")])
+def test_the_first_line_says_what_runs(monkeypatch, device, knobs, ampere, kernels, dtype, static, said):
+    monkeypatch.setattr("evaluate.AMPERE", ampere)
     monkeypatch.setattr("model.VARLEN_KNOBS", {"window_size": None} if kernels else {})
+    assert train.precision(Config(**knobs), torch.device(device)) == dtype
     found, text = train.pace(Config(**knobs), torch.device(device))
     assert found == static and re.fullmatch(f"{said}.*" if said else "", text)
 
