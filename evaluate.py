@@ -5,14 +5,13 @@ from collections import defaultdict
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from config import UserError
 from data import arc
-from data.batch import IGNORE, bins
+from data.batch import bins
 from data.exam import Exam, questions
-from data.score import as_draft
-from model import AMPERE, generate
+from data.score import as_draft, vote
+from model import AMPERE, Answer, generate
 
 
 def precision(config, device):
@@ -51,35 +50,39 @@ def in_parts(work, parts, say, knob):
 def exam_of(tasks, config, rows, device):
     """The queries with known answers, as they are (view 0); None if there are none."""
     asked = [q for q in questions(tasks, 1, config) if tasks[q[0]].test[q[1]][1] is not None]
-    return Exam(tasks, asked, config, rows, False, device) if asked else None
+    return Exam(tasks, asked, config, rows, device) if asked else None
 
 
 @torch.no_grad()
-def teacher_forced(model, exam, config, device, say=print):
-    """The known answer is fed in, and each next token asked for. Greedy decoding gives the same grid if and only if every argmax
-    is right, so `exact` needs no decoding. -> dict of arrays over exam.asked: exact, nll, n, cells, right."""
-    out = {name: np.zeros(len(exam.asked)) for name in ("exact", "nll", "n", "cells", "right")}
-
-    def judge(which):
-        batch = exam.batch(which)
+def feed(model, exam, config, device, say=print):
+    """The answers are fed in, and each next token asked for. -> of all tokens of answers, `end` too, flat, in the order of documents:
+    (document, token, its log-probability, is it the likeliest?), numpy (n,)."""
+    def work(which):
+        batch = exam.batch(answered[which])
         with autocast(config, device):
             logits = model(batch.tokens, batch.coords, batch.docs, batch.labels).float()
-        doc = torch.repeat_interleave(torch.arange(len(which), device=device), batch.docs.diff())
         asked = batch.query.bool()
-        hit = (logits.argmax(-1) == batch.targets) & asked
-        cell = asked & (batch.targets < arc.COLORS)
-        nll = F.cross_entropy(logits, batch.targets, ignore_index=IGNORE, reduction="none") * asked
-        sums = torch.zeros(5, len(which), device=device)
-        for row, values in zip(sums, (asked, hit, nll, cell, hit & cell)):
-            row.index_add_(0, doc, values.float())
-        return sums.cpu().numpy()
+        targets, logits = batch.targets[asked], logits[asked]
+        logps = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+        return [x.cpu().numpy() for x in (batch.doc[asked], targets, logps, logits.argmax(-1) == targets)]
 
     many = config.micro_tokens or max(config.batch_tokens, config.draft_tokens // 16)          # more than in training: no gradient is kept
-    for which, (n, hits, nll, cells, right) in in_parts(judge, bins(exam.docs.lengths(), many), say, "micro_tokens"):
-        places = np.array(exam.where)[which]
-        for name, values in dict(exact=hits == n, nll=nll, n=n, cells=cells, right=right).items():
-            out[name][places] = values
-    return out
+    answered = np.flatnonzero(exam.docs.answers())
+    parts = [(answered[which][doc], *rest) for which, (doc, *rest) in in_parts(work, bins(exam.docs.lengths()[answered], many), say, "micro_tokens")]
+    columns = [np.concatenate(column) for column in zip(*parts)] if parts else [np.zeros(0, kind) for kind in (int, int, float, bool)]
+    order = np.argsort(columns[0], kind="stable")
+    return [column[order] for column in columns]
+
+
+def teacher_forced(model, exam, config, device, say=print):
+    """Known answers judged token by token. Greedy decoding gives the same grid if and only if every argmax is right, so `exact` needs no
+    decoding. -> dict of arrays over exam.asked: exact, nll, n, cells, right."""
+    doc, tokens, logps, hit = feed(model, exam, config, device, say)
+    cell, out = tokens < arc.COLORS, {}
+    for name, values in dict(exact=hit, nll=-logps, n=hit | True, cells=cell, right=hit & cell).items():
+        out[name] = np.zeros(len(exam.asked))
+        out[name][exam.where] = np.bincount(doc, values, len(exam.where))
+    return {**out, "exact": (out["exact"] == out["n"]) & (out["n"] > 0)}
 
 
 def validate(model, exam, config, device, say=print):
@@ -103,26 +106,63 @@ def by_dimension(families):
     return out
 
 
-def draft(model, tasks, config, rows, device, say=print, mend=False, temperature=0.0):
-    """Drafts of every query under its views, in the order of exam.questions. -> (drafts, the Exam they answer)."""
-    asked = questions(tasks, config.views, config)
-    exam = Exam(tasks, asked, config, rows, True, device)
-    answers, said = {}, time.time()
+def decode(model, exam, config, device, say, temperature=0.0):
+    """-> an Answer to each document of an exam, None where it came to none. An answer that a document has is a guess: it is fed in, all of it at once,
+    and the network goes on from where it would say something else. Greedily that is what it would say alone, and sooner (speculative decoding,
+    Leviathan et al., arXiv 2211.17192)."""
+    doc, tokens, logps, hit = feed(model, exam, config, device, say)
+    n = np.bincount(doc, minlength=len(exam.where))
+    start, agreed = np.cumsum(n) - n, n.copy()                 # where a guess begins, and how many tokens of it stay
+    which, first = np.unique(doc[~hit], return_index=True)
+    agreed[which] = np.flatnonzero(~hit)[first] - start[which]
+    kept = [(tokens[a:a + k], logps[a:a + k]) for a, k in zip(start, agreed)]
+    whole = (agreed == n) & (n > 0)
+    answers, said = [Answer(t[:-1], p) if all_of_it else None for (t, p), all_of_it in zip(kept, whole)], time.time()
+    exam.begin(agreed)
 
     def work(which):
         batch = exam.batch(which)
         with autocast(config, device):
             return generate(model, batch.tokens, batch.coords, batch.docs, batch.labels, config.max_answer, temperature)
 
-    for which, found in in_parts(work, exam.plan(config.draft_tokens), say, "draft_tokens"):
-        answers.update(zip((exam.where[d] for d in which), found))
+    done = sum(whole)
+    for which, found in in_parts(work, exam.plan(config.draft_tokens, np.flatnonzero(~whole)), say, "draft_tokens"):
+        for d, more in zip(which, found):
+            if more is not None and agreed[d] + len(more.logps) <= config.max_answer:
+                answers[d] = Answer(*(np.concatenate(both) for both in zip(kept[d], more)))
+        done += len(which)
         if time.time() - said > 10:
-            say(f"  drafts {len(answers)}/{len(exam.where)}")
+            say(f"  drafts {done}/{len(answers)}")
             said = time.time()
-    if len(exam.where) < len(asked):
-        say(f"  {len(asked) - len(exam.where)} of {len(asked)} prompts do not fit: prompt + max_answer ({config.max_answer}) > max_len "
-            f"({config.max_len}); they count as failed")
-    return [as_draft(tasks[t].id, i, v, s, table, answers.get(q), mend) for q, (t, i, v, s, table) in enumerate(asked)], exam
+    return answers
+
+
+def guessed(tasks, drafts, config):
+    """The tasks with the best of some drafts as answers; without one where there is none, or where it might not fit under another view."""
+    groups, best = defaultdict(list), {}
+    for found in drafts:
+        groups[found.task, found.test].append(found)
+    for key, group in groups.items():
+        best.update({key: grid for grid in vote(group)[:1] if grid.size + max(grid.shape) < config.max_answer})
+    return [task._replace(test=[(query, best.get((task.id, i))) for i, (query, _) in enumerate(task.test)]) for task in tasks]
+
+
+def draft(model, tasks, config, rows, device, say=print, mend=False, temperature=0.0):
+    """Drafts of every query under its views. -> (drafts, their questions in the order of exam.questions, how many demonstrations did not fit). A
+    few views draft first; what they vote for is the others' guess."""
+    asked, drafts, left_out, failed = questions(tasks, config.views, config), {}, 0, 0
+    first = config.views if temperature else 1 + config.views // 16                            # a sample does not follow from another
+    for late in (False, True):
+        part = [q for q, (_, _, view, *_) in enumerate(asked) if (view >= first) == late]
+        exam = Exam(guessed(tasks, drafts.values(), config), [asked[q] for q in part], config, rows, device)
+        left_out, failed = left_out + exam.left_out, failed + len(part) - len(exam.where)
+        answers = dict(zip(exam.where, decode(model, exam, config, device, say, temperature)))
+        for p, q in enumerate(part):
+            t, i, *view = asked[q]
+            drafts[q] = as_draft(tasks[t].id, i, *view, answers.get(p), mend)
+    if failed:
+        say(f"  {failed} of {len(asked)} prompts do not fit: prompt + max_answer ({config.max_answer}) > max_len ({config.max_len}); they count as failed")
+    return [drafts[q] for q in range(len(asked))], asked, left_out
 
 
 RATED = 16                                                     # grids of a query: the right one is seldom further down
@@ -141,7 +181,7 @@ def rate(model, tasks, attempts, config, rows, device, say=print):
             asked += [(number[task.id, i], k, *view) for k in range(len(grids))]
     if not asked:
         return ranked
-    got = teacher_forced(model, Exam(candidates, asked, config, rows, False, device), config, device, say)
+    got = teacher_forced(model, Exam(candidates, asked, config, rows, device), config, device, say)
     of = np.array([c for c, *_ in asked])
     for key, c in number.items():
         nll, n = (got[name][of == c].reshape(-1, len(candidates[c].test)) for name in ("nll", "n"))       # (views, grids)

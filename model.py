@@ -251,8 +251,8 @@ class Answer(NamedTuple):
 
 @torch.no_grad()
 def generate(model, tokens, coords, docs, labels, max_new, temperature=0.0):
-    """Continue each document to its `end`: a list of D Answers, None where max_new tokens did not suffice or the grid left
-    the frame. Greedy at temperature 0, over all 14 tokens: nothing forces an answer to be a grid."""
+    """Continue each document to its `end`: a list of D Answers, None where max_new tokens or the document's max_len did not suffice, or the grid
+    left the frame. Greedy at temperature 0, over all 14 tokens: nothing forces an answer to be a grid."""
     device, B, last = tokens.device, len(docs) - 1, docs[1:].long() - 1
     keep, move = torch.from_numpy(KEEP).to(device, torch.long), torch.from_numpy(STEP).to(device, torch.long)
     answers = torch.full((B, max_new), END, device=device)
@@ -275,7 +275,8 @@ def generate(model, tokens, coords, docs, labels, max_new, temperature=0.0):
         answers[rows, count] = torch.where(alive, token, END)
         logps[rows, count] = torch.where(alive, logp.gather(1, token[:, None])[:, 0], 0)
         finished[rows] |= alive & (token == END)
-        inside = (advance(place, token, keep, move)[:, 2:] < model.shape.frame).all(-1)
+        after = advance(place, token, keep, move)
+        inside = (after[:, 2:] < model.shape.frame).all(-1) & (after[:, 0] < model.shape.max_len)
         alive.logical_and_(((token < START) | (token == ROW)) & inside)
         count.add_(1)
 

@@ -101,12 +101,11 @@ def drafts_of(model, tasks, config, rows, device, log, sampled=0):
     """Drafts under all views, with vote shares; and of the first `sampled` tasks one more, sampled. -> (drafts, for each its (task number, query
     number, view, symmetry, colour table))."""
     torch.manual_seed(config.seed)
-    drafts, exam = draft(model, tasks, config, rows, device, log, mend=True)
-    asked = exam.asked
+    drafts, asked, _ = draft(model, tasks, config, rows, device, log, mend=True)
     if sampled:                                                # each stands for its task's plain view: the other views vote on it as they do in use
         plain = dataclasses.replace(config, views=1)
-        more, exam = draft(model, tasks[:sampled], plain, rows, device, log, mend=True, temperature=config.refine_temperature)
-        drafts, asked = drafts + more, asked + exam.asked
+        more, of, _ = draft(model, tasks[:sampled], plain, rows, device, log, mend=True, temperature=config.refine_temperature)
+        drafts, asked = drafts + more, asked + of
     return shares(drafts, asked), asked
 
 

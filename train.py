@@ -319,7 +319,7 @@ def examine(model, exam, config, rows, device, log, step):
     """Validation while training: the metrics, and a draft as a picture. -> metrics."""
     result = validate(model, exam, config, device, log)
     task = exam.tasks[7 * (step // config.eval_every) % len(exam.tasks)]       # another one each time
-    drafts, _ = draft(model, [task], dataclasses.replace(config, views=1), rows, device, log)
+    drafts, *_ = draft(model, [task], dataclasses.replace(config, views=1), rows, device, log)
     log(f"  val: loss {result['loss']:.4f}  cells {result['cells']:.1%}  exact {result['exact']:.1%} of {result['n']}"
         + "".join(f"  {kind} {result['exact_' + kind]:.1%}" for kind in ("1d", "2d") if f"exact_{kind}" in result))
     log(picture(task, drafts[0].grid, "draft") + "\n")
@@ -336,10 +336,10 @@ def picture(task, grid, title):
 def test(config, model, tasks, rows, device, log, step):
     """Draft, vote, score, and write submission.json. -> (metrics, empty where no answer is known; the attempts of score)."""
     begun = time.time()
-    drafts, exam = draft(model, tasks, config, rows, device, log)
+    drafts, _, left_out = draft(model, tasks, config, rows, device, log)
     metrics, attempts = score(tasks, drafts)
     write_json(log.folder / "submission.json", submission(tasks, attempts))
-    log(f"drafts: {len(drafts)} in {clock(time.time() - begun)}, {metrics['failed_drafts']:.1%} of them no grid; {exam.left_out} demonstrations "
+    log(f"drafts: {len(drafts)} in {clock(time.time() - begun)}, {metrics['failed_drafts']:.1%} of them no grid; {left_out} demonstrations "
         f"did not fit; attempts are in {log.folder / 'submission.json'}")
     if config.rate_views:
         counted, (metrics, attempts) = metrics, score(tasks, drafts, rate(model, tasks, attempts, config, rows, device, log))

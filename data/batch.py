@@ -62,6 +62,17 @@ class Documents(NamedTuple):
         chosen = self.segments[:, 5] == kind if kind else self.segments[:, 5] > 0
         return int(self.segments[chosen, 6].sum())
 
+    def answers(self):
+        """How many tokens of an answer each document has."""
+        return self.segments[self.segments[:, 5] == QUERY, 6]
+
+    def cut(self, kept):
+        """The documents with the first `kept` (D,) tokens of their answers."""
+        segments, query = self.segments.copy(), self.segments[:, 5] == QUERY
+        segments[query, 1] -= self.answers() - kept
+        segments[query, 6] = kept
+        return self._replace(segments=segments)
+
     def take(self, which):
         """The documents numbered `which`, renumbered."""
         number = np.full(len(self.labels), -1)
@@ -73,16 +84,14 @@ class Documents(NamedTuple):
         return Documents(segments, self.tables[which], self.labels[which])
 
 
-def documents(pairs, chosen, prompt_only=False):
-    """Documents from a list of (pair numbers with the query last, symmetry, colour table, task row). prompt_only: the query's
-    answer is cut off."""
+def documents(pairs, chosen):
+    """Documents from a list of (pair numbers with the query last, symmetry, colour table, task row)."""
     segments = []
     for d, (numbers, s, _, _) in enumerate(chosen):
         first = 0
         for slot, p in enumerate(numbers):
-            query = slot == len(numbers) - 1
-            length = pairs.prompt[p, s] if query and prompt_only else pairs.length[p, s]
-            segments.append((pairs.start[p, s], length, d, slot, first, QUERY if query else DEMO, length - pairs.prompt[p, s]))
+            kind, length = QUERY if slot == len(numbers) - 1 else DEMO, pairs.length[p, s]
+            segments.append((pairs.start[p, s], length, d, slot, first, kind, length - pairs.prompt[p, s]))
             first += length
     return Documents(np.array(segments, np.int64).reshape(-1, 7), np.array([table for _, _, table, _ in chosen], np.int64),
                      np.array([(row, s) for _, s, _, row in chosen], np.int64))

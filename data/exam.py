@@ -30,12 +30,12 @@ def questions(tasks, n_views, config):
 class Exam:
     """Queries as documents. The prompt and the fixed allowance max_answer decide which demonstrations fit, never the answer."""
 
-    def __init__(self, tasks, asked, config, rows, prompt_only, device):
+    def __init__(self, tasks, asked, config, rows, device):
         self.tasks, self.asked, self.left_out = tasks, asked, 0    # left_out: demonstrations that did not fit
         first, pairs = [], []
         for task in tasks:
             first.append(len(pairs))
-            pairs += task.train + [(a, None) if prompt_only else (a, b) for a, b in task.test]
+            pairs += task.train + task.test
         self.pairs = Pairs(pairs, arc.SYMMETRIES if config.symmetries else 1).to(device)
         self.where, self.guess, chosen = [], [], []            # the questions that fit, about how long their answers are, their documents
         for q, (t, i, _, s, table) in enumerate(asked):
@@ -49,7 +49,12 @@ class Exam:
             self.where.append(q)
             self.guess.append(self.guess_answer(np.arange(first[t], query - i), query, s))
             chosen.append(([*demos[kept], query], s, table, rows.get(tasks[t].id, 0)))
-        self.docs = documents(self.pairs, chosen, prompt_only)
+        self.docs = documents(self.pairs, chosen)
+
+    def begin(self, kept):
+        """Documents now end after the first `kept` (D,) tokens of their answers, and the rest is asked for."""
+        self.docs = self.docs.cut(kept)
+        self.guess = np.maximum(self.guess - kept, 0)
 
     def guess_answer(self, demos, query, s):
         """Tokens of the answer, guessed from the demonstrations' sizes: only to draft together what ends together."""
@@ -58,10 +63,10 @@ class Exam:
             return int(answers[0])
         return int(self.pairs.prompt[query, s] * (answers.sum() / prompts.sum() if len(demos) else 1))
 
-    def plan(self, tokens):
+    def plan(self, tokens, which):
         """Documents to draft together: of like answers, then of like prompts, and with prompt and answer of about `tokens` in all."""
         prompts, guess = self.docs.lengths(), np.array(self.guess)
-        order = np.lexsort([prompts, np.log2(guess + 1).round()])[::-1]
+        order = which[np.lexsort([prompts[which], np.log2(guess[which] + 1).round()])[::-1]]
         batches, longest = [], 0
         for d in order:
             longest = max(longest, prompts[d] + guess[d])

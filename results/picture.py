@@ -23,7 +23,7 @@ def main(argv):
     tasks = train.load_data(config)["test"]
     chosen = [next(t for t in tasks if t.id.startswith(family + "/") and t.train[0][0].shape[0] < 4)     # the first, right or wrong
               for family in ("1d_fill", "1d_mirror", "1d_flip", "1d_recolor_cnt", "2d_hollow", "2d_pcopy_mc")]
-    drafts, _ = evaluate.draft(model, chosen, config, {}, device)
+    drafts, *_ = evaluate.draft(model, chosen, config, {}, device)
     rows = [[("demonstration", a, None), ("its output", b, None), ("query", *task.test[0][:1], None), ("draft", drafts[i].grid, task.test[0][1])]
             for i, task in enumerate(chosen) for a, b in task.train[:1]]
     Path("results/drafts.svg").write_text(svg(rows, [task.id for task in chosen]))

@@ -135,7 +135,8 @@ def batch_of(tasks, prompt_only=False, static=None):
         chosen.append((range(len(pairs), len(pairs) + len(new)), 0, np.arange(VOCAB), 0))
         pairs += new
     pairs = Pairs(pairs)
-    return gather(pairs, documents(pairs, chosen, prompt_only), **(static or {}))
+    docs = documents(pairs, chosen)
+    return gather(pairs, docs.cut(0) if prompt_only else docs, **(static or {}))
 
 
 def parameters(shape, encoding):

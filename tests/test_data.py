@@ -88,7 +88,8 @@ def test_batch_equals_reading_token_by_token(prompt_only):
     pairs = Pairs([pair for task in tasks for pair in task.train + task.test], SYMMETRIES)
     chosen = [(4 * t + RNG.permutation(4)[:1 + t % 4], s, arc.color_table(RNG), t)
               for t, s in itertools.product(range(8), range(SYMMETRIES))]
-    batch = gather(pairs, documents(pairs, chosen, prompt_only))
+    docs = documents(pairs, chosen)
+    batch = gather(pairs, docs.cut(0) if prompt_only else docs)
     ends = batch.docs.tolist()
     assert len(ends) == len(chosen) + 1 and ends[-1] == len(batch.tokens)
     for d, (numbers, s, table, t) in enumerate(chosen):
@@ -220,8 +221,8 @@ def test_prompt_and_allowance_decide_what_fits_never_the_answer():
         config = Config(max_len=limit, max_answer=9, demos=2)
         tasks = [short, long, unknown]
         asked = questions(tasks, 1, config)
-        for prompt_only in (True, False):
-            exam = Exam(tasks, asked, config, {}, prompt_only, "cpu")
+        for known in (True, False):
+            exam = Exam(tasks if known else [t._replace(test=[(t.test[0][0], None)]) for t in tasks], asked, config, {}, "cpu")
             assert exam.where == [0, 1, 2] and exam.left_out == 3 * (2 - fit)
             assert np.bincount(exam.docs.segments[:, 2]).tolist() == [fit + 1] * 3
 
@@ -230,7 +231,7 @@ def test_an_answer_longer_than_the_allowance_has_failed():
     task = make_task("t", "1 > 1", "1 > 123456789")            # 11 tokens with `row` and `end`
     for allowance, where in ((11, [0]), (10, [])):
         config = Config(max_answer=allowance)
-        assert Exam([task], questions([task], 1, config), config, {}, False, "cpu").where == where
+        assert Exam([task], questions([task], 1, config), config, {}, "cpu").where == where
 
 
 def test_bins():

@@ -1,4 +1,5 @@
 """The network: what a token sees, generation with and without a cache, sizes, checkpoints."""
+import dataclasses
 import math
 import pickle
 import warnings
@@ -16,7 +17,7 @@ from conftest import (TINY, batch_of, filled_model, flags, flip_tasks, make_task
                       write_tasks)
 from data.arc import END, OUT, START, VOCAB, advance
 from data.exam import Exam, questions
-from data.score import same
+from data.score import as_draft, same
 from model import GPT, Cache, check_shape, from_checkpoint, generate, load_checkpoint, save_checkpoint
 from positions.index import ENCODINGS
 
@@ -199,14 +200,48 @@ def memory(tmp_path_factory):
     return tasks, folder / "run"
 
 
+@pytest.mark.parametrize("max_answer", [40, 13])
+def test_views_that_are_told_of_others_draft_what_they_would_alone(memory, monkeypatch, max_answer):
+    """Whatever they are told: all right, right so far (so that what follows may be too long), or never right."""
+    tasks, folder = memory
+    model, found = from_checkpoint(folder / "ckpt.pt")
+    rows, cpu = {name: row for row, (name, _) in enumerate(found["task_ids"], 1)}, torch.device("cpu")
+    config = dataclasses.replace(Config(**found["config"]), views=6, symmetries=True, max_answer=max_answer)
+    asked, fed = questions(tasks, 6, config), []
+    tell = lambda change: [task._replace(test=[(query, change(answer)) for query, answer in task.test]) for task in tasks]
+    answers = lambda told: (lambda exam: dict(zip(exam.where, evaluate.decode(model, exam, config, cpu, print))))(Exam(told, asked, config, rows, cpu))
+    real = evaluate.generate
+    monkeypatch.setattr(evaluate, "generate", lambda model, tokens, coords, docs, *rest: fed.extend(docs.diff().tolist()) or real(model, tokens, coords, docs, *rest))
+    alone, prompts = answers(tell(lambda grid: None)), sum(fed)
+    assert len(alone) == len(asked) == len(fed) > 64 and 0 < sum(answer is None for answer in alone.values()) < 40
+    for name, change in (("right", lambda grid: grid), ("so far", lambda grid: grid[:-(-len(grid) // 2)]), ("never", lambda grid: (grid + 5) % 10)):
+        fed.clear()
+        told = answers(tell(change))
+        assert len(told) > 40
+        if name == "right":
+            assert len(fed) < len(told)                        # some are done
+        elif name == "so far":
+            assert len(fed) == len(told) == len(asked) and sum(fed) > prompts        # some begin later
+        for q, answer in told.items():
+            assert (answer is None) == (alone[q] is None)
+            if answer is not None:
+                assert np.array_equal(answer.tokens, alone[q].tokens) and np.allclose(answer.logps, alone[q].logps, atol=1e-4)
+    fed.clear()
+    drafts, of, _ = evaluate.draft(model, tasks, config, rows, cpu)
+    assert [q[:4] for q in of] == [q[:4] for q in asked] and sum(fed) > prompts        # some were told
+    for q, (t, i, *view) in enumerate(asked):
+        one = as_draft(tasks[t].id, i, *view, alone[q])
+        assert drafts[q].view == one.view and (drafts[q].grid is None) == (one.grid is None) and (one.grid is None or same(drafts[q].grid, one.grid))
+
+
 def test_teacher_forced_exact_equals_greedy_exact(memory):
     tasks, folder = memory
     model, found = from_checkpoint(folder / "ckpt.pt")
     rows = {name: row for row, (name, _) in enumerate(found["task_ids"], 1)}
     config = Config(**found["config"])
     asked = questions(tasks, 1, config)
-    exact = evaluate.teacher_forced(model, Exam(tasks, asked, config, rows, False, "cpu"), config, torch.device("cpu"))["exact"]
-    drafts, _ = evaluate.draft(model, tasks, config, rows, torch.device("cpu"))
+    exact = evaluate.teacher_forced(model, Exam(tasks, asked, config, rows, "cpu"), config, torch.device("cpu"))["exact"]
+    drafts, *_ = evaluate.draft(model, tasks, config, rows, torch.device("cpu"))
     answers = {task.id: task.test[0][1] for task in tasks}
     greedy = [same(draft.grid, answers[draft.task]) for draft in drafts]
     assert len(greedy) == len(asked) == 16 and greedy == exact.astype(bool).tolist()

@@ -165,7 +165,7 @@ def test_vote_shares_of_views(monkeypatch):
     def draft(model, tasks, config, *_, **__):
         asked = questions(tasks, config.views, config)
         answers = [arc.encode_grid(arc.transform(grid("12 35" if v in wrong else "12 34"), s)) for _, _, v, s, _ in asked]
-        return [as_draft("t", i, v, s, table, Answer(table[a].astype(int), np.zeros(len(a) + 1))) for (_, i, v, s, table), a in zip(asked, answers)], SimpleNamespace(asked=asked)
+        return [as_draft("t", i, v, s, table, Answer(table[a].astype(int), np.zeros(len(a) + 1))) for (_, i, v, s, table), a in zip(asked, answers)], asked, 0
     monkeypatch.setattr(refine, "draft", draft)
     share = lambda **knobs: [d.share.tolist() for d in refine.drafts_of(None, [task], dataclasses.replace(config, **knobs), {}, None, print)[0]]
     assert share() == 4 * [[[1, 1], [1, 1]]]
@@ -440,7 +440,7 @@ def test_bad_input(again, first, tmp_path, case):
 
 def test_nothing_to_learn_from(again, monkeypatch):
     monkeypatch.setattr(refine, "teacher_forced", lambda model, exam, *_: {"exact": np.ones(len(exam.asked))})
-    monkeypatch.setattr(refine, "draft", lambda *_, **__: ([], SimpleNamespace(asked=[])))
+    monkeypatch.setattr(refine, "draft", lambda *_, **__: ([], [], 0))
     with pytest.raises(UserError, match="of 60 tasks that it never saw it drafts none wrong.*--refine_tasks"):
         again()
 

@@ -414,7 +414,7 @@ def test_ranking_by_likelihood_changes_the_attempts(run, monkeypatch):
         wrong = lambda answer: np.where(answer == 1, 2, 1)
         drafts = [Draft(t.id, 0, v, grid, -0.1) for t in tasks for v, grid in enumerate([wrong(t.test[0][1])] * 2 + [wrong(t.test[0][1].T)] * 2
                                                                                        + [t.test[0][1]])]
-        return drafts, SimpleNamespace(left_out=0)
+        return drafts, None, 0
     monkeypatch.setattr(train, "draft", draft)
     real = evaluate.teacher_forced
     metrics = {}
@@ -512,12 +512,12 @@ def test_out_of_memory_in_drafting_halves_what_is_drafted_at_once(run, tmp_path,
             made.append(weakref.ref(keys))
             raise torch.OutOfMemoryError("injected")
         return real(model, tokens, coords, docs, *rest)
-    run(out="whole", val="")
+    run(out="whole", val="", views=8)
     monkeypatch.setattr(evaluate, "generate", generate)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive.append(made[-1]() is not None))
-    run(out="halves", val="")
+    run(out="halves", val="", views=8)
     whole, halves = ((tmp_path / out / "submission.json").read_text() for out in ("whole", "halves"))
-    assert whole == halves and "out of memory with 4 documents at once" in log_of(tmp_path / "halves")
+    assert whole == halves and re.search(r"out of memory with \d+ documents at once", log_of(tmp_path / "halves"))
     assert alive and not any(alive) and len(alive) == len(made)
     most = 0
     with pytest.raises(UserError, match="out of memory with a single document.*--max_answer"):
