@@ -240,8 +240,9 @@ def solve(config, model, drafting, tasks, rows, margin, device, log, step):
     result = refined(model, tasks, *drafts_of(drafting, tasks, config, rows, device, log), config, rows, device)
     drafts = dict(before=result.before, after=result.after(margin))
     ranked = {name: score(tasks, found) for name, found in drafts.items()}
-    if config.rate_views:                                      # as in train.py: the network that drafts judges the corrections, too
-        ranked = {name: score(tasks, drafts[name], rate(drafting, tasks, voted, config, rows, device, log)) for name, (_, voted) in ranked.items()}
+    if config.rate_views:                                      # as in train.py; corrections by the copy that learned on: the first would say its mistakes again
+        ranked = {name: score(tasks, drafts[name], rate(judge, tasks, ranked[name][1], config, rows, device, log))
+                  for name, judge in dict(before=drafting, after=model.trunk).items()}
     (_, before), (scores, attempts) = ranked.values()
     write_json(log.folder / "submission.json", submission(tasks, attempts))
     log(f"{len(result.before)} drafts refined in {clock(time.time() - begun)}; attempts are in {log.folder / 'submission.json'}")
