@@ -316,3 +316,16 @@ def test_the_benchmark_runs(tmp_path, monkeypatch, capsys, knobs):
     said = capsys.readouterr().out
     for line in ("preparing a batch", "forward, backward", "clip and optimizer", "whole step", "end to end / padded", "decode step"):
         assert line in said
+
+
+def test_the_benchmark_of_drafting_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    knobs = flags(**{**TINY, "out_dir": tmp_path / "run", "views": 4})
+    train.main(knobs)
+    spec = importlib.util.spec_from_file_location("drafting", ROOT / "results" / "drafting.py")
+    drafting = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(drafting)
+    real = drafting.evaluate.guessed
+    alone, told, differ = drafting.main(knobs, rounds=1)
+    assert alone > 0 and told > 0 and differ == 0 and drafting.evaluate.guessed is real
+    assert re.search(r"\d drafts of 2 tasks under up to 4 views, the best of 1: each alone .* 0 differ", capsys.readouterr().out)
