@@ -253,6 +253,9 @@ def test_refinement_in_the_weights_is_what_was_measured():
         fixed, misses = (sum(m[key] for m in arms[refined].values()) for key in ("near_misses_fixed", "near_misses"))
         assert f"Of {misses} near misses it fixes {fixed}" in README if other else f"Of {misses} near misses {fixed} are fixed" in README
     assert {len(found) for name, found in arms.items() if name.startswith(("first", "refined"))} == {3}
+    own = json.loads((ROOT / "results" / "refine" / "own_pairs.json").read_text())["refined"].values()
+    assert "fix {} and break {}, over first networks that know less ({:.1f} and {:.1f} in one view".format(
+        *(sum(m[key] for m in own) for key in ("fixed", "broken")), *(100 * m["single_before"] for m in own)) in " ".join(README.split())
 
 
 def test_refinement_of_arc_is_what_was_measured():
