@@ -11,12 +11,12 @@ from data import arc
 from data.batch import bins
 from data.exam import Exam, questions
 from data.score import as_draft, vote
-from model import AMPERE, Answer, generate
+from model import Answer, generate
 
 
 def precision(config, device):
     """torch's dtype of products: as asked, or else what the device is quick in."""
-    return getattr(torch, config.dtype or ("bfloat16" if device.type == "cuda" and AMPERE else "float32"))
+    return getattr(torch, config.dtype or ("bfloat16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"))
 
 
 def autocast(config, device):
@@ -55,8 +55,8 @@ def exam_of(tasks, config, rows, device):
 
 @torch.no_grad()
 def feed(model, exam, config, device, say=print):
-    """The answers are fed in, and each next token asked for. -> of all tokens of answers, `end` too, flat, in the order of documents:
-    (document, token, its log-probability, is it the likeliest?), numpy (n,)."""
+    """The answers that documents have are fed in, and each next token asked for. -> of all tokens of answers, `end` too, flat, in the order of
+    documents: (number of the document, token, its log-probability, is it the likeliest?), numpy (n,)."""
     def work(which):
         batch = exam.batch(answered[which])
         with autocast(config, device):
@@ -79,7 +79,7 @@ def teacher_forced(model, exam, config, device, say=print):
     decoding. -> dict of arrays over exam.asked: exact, nll, n, cells, right."""
     doc, tokens, logps, hit = feed(model, exam, config, device, say)
     cell, out = tokens < arc.COLORS, {}
-    for name, values in dict(exact=hit, nll=-logps, n=hit | True, cells=cell, right=hit & cell).items():
+    for name, values in dict(exact=hit, nll=-logps, n=np.ones_like(hit), cells=cell, right=hit & cell).items():
         out[name] = np.zeros(len(exam.asked))
         out[name][exam.where] = np.bincount(doc, values, len(exam.where))
     return {**out, "exact": (out["exact"] == out["n"]) & (out["n"] > 0)}
@@ -108,8 +108,8 @@ def by_dimension(families):
 
 def decode(model, exam, config, device, say, temperature=0.0):
     """-> an Answer to each document of an exam, None where it came to none. An answer that a document has is a guess: it is fed in, all of it at once,
-    and the network goes on from where it would say something else. Greedily that is what it would say alone, and sooner (speculative decoding,
-    Leviathan et al., arXiv 2211.17192)."""
+    and the network goes on from where it would say something else. Greedily that is what it would say alone, up to rounding, and sooner (speculative
+    decoding, Leviathan et al., arXiv 2211.17192)."""
     doc, tokens, logps, hit = feed(model, exam, config, device, say)
     n = np.bincount(doc, minlength=len(exam.where))
     start, agreed = np.cumsum(n) - n, n.copy()                 # where a guess begins, and how many tokens of it stay
@@ -123,12 +123,12 @@ def decode(model, exam, config, device, say, temperature=0.0):
     def work(which):
         batch = exam.batch(which)
         with autocast(config, device):
-            return generate(model, batch.tokens, batch.coords, batch.docs, batch.labels, config.max_answer, temperature)
+            return generate(model, batch.tokens, batch.coords, batch.docs, batch.labels, config.max_answer - agreed[which], temperature)
 
     done = sum(whole)
     for which, found in in_parts(work, exam.plan(config.draft_tokens, np.flatnonzero(~whole)), say, "draft_tokens"):
         for d, more in zip(which, found):
-            if more is not None and agreed[d] + len(more.logps) <= config.max_answer:
+            if more is not None:
                 answers[d] = Answer(*(np.concatenate(both) for both in zip(kept[d], more)))
         done += len(which)
         if time.time() - said > 10:
@@ -137,14 +137,15 @@ def decode(model, exam, config, device, say, temperature=0.0):
     return answers
 
 
-def guessed(tasks, drafts, config):
-    """The tasks with the best of some drafts as answers; without one where there is none, or where it might not fit under another view."""
+def guessed(tasks, asked, drafts, config, frame):
+    """The tasks with the best of some drafts as answers, {place in asked: draft}; without one where there is none, or where it might not fit under
+    another view: too long, or (mended) with a last row that ends outside the frame."""
     groups, best = defaultdict(list), {}
-    for found in drafts:
-        groups[found.task, found.test].append(found)
+    for q, found in drafts.items():
+        groups[asked[q][:2]].append(found)
     for key, group in groups.items():
-        best.update({key: grid for grid in vote(group)[:1] if grid.size + max(grid.shape) < config.max_answer})
-    return [task._replace(test=[(query, best.get((task.id, i))) for i, (query, _) in enumerate(task.test)]) for task in tasks]
+        best.update({key: grid for grid in vote(group)[:1] if grid.size + max(grid.shape) < config.max_answer and max(grid.shape) < frame})
+    return [task._replace(test=[(query, best.get((t, i))) for i, (query, _) in enumerate(task.test)]) for t, task in enumerate(tasks)]
 
 
 def draft(model, tasks, config, rows, device, say=print, mend=False, temperature=0.0):
@@ -154,7 +155,9 @@ def draft(model, tasks, config, rows, device, say=print, mend=False, temperature
     first = config.views if temperature else 1 + config.views // 16                            # a sample does not follow from another
     for late in (False, True):
         part = [q for q, (_, _, view, *_) in enumerate(asked) if (view >= first) == late]
-        exam = Exam(guessed(tasks, drafts.values(), config), [asked[q] for q in part], config, rows, device)
+        if not part:
+            continue
+        exam = Exam(guessed(tasks, asked, drafts, config, model.shape.frame), [asked[q] for q in part], config, rows, device)
         left_out, failed = left_out + exam.left_out, failed + len(part) - len(exam.where)
         answers = dict(zip(exam.where, decode(model, exam, config, device, say, temperature)))
         for p, q in enumerate(part):

@@ -28,12 +28,9 @@ from positions.index import build                              # noqa: E402
 
 try:                                                           # flash attention over documents of any length
     from torch.nn.attention.varlen import varlen_attn
-    VARLEN_KNOBS = inspect.signature(varlen_attn).parameters   # window_size: torch >= 2.11; enable_gqa: torch >= 2.12
+    VARLEN_KNOBS = dict(inspect.signature(varlen_attn).parameters)       # window_size: torch >= 2.11; enable_gqa: torch >= 2.12
 except ImportError:
     VARLEN_KNOBS = {}
-AMPERE = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)     # or a later GPU: it computes in bfloat16
-if not AMPERE:
-    VARLEN_KNOBS = {}                                          # an older one (T4, RTX 20) would raise when it is called
 
 
 @dataclass
@@ -251,12 +248,13 @@ class Answer(NamedTuple):
 
 @torch.no_grad()
 def generate(model, tokens, coords, docs, labels, max_new, temperature=0.0):
-    """Continue each document to its `end`: a list of D Answers, None where max_new tokens or the document's max_len did not suffice, or the grid
-    left the frame. Greedy at temperature 0, over all 14 tokens: nothing forces an answer to be a grid."""
+    """Continue each document to its `end`: a list of D Answers, None where max_new tokens (a number, or one for each document) did not suffice or the
+    grid left the frame. Greedy at temperature 0, over all 14 tokens: nothing forces an answer to be a grid."""
     device, B, last = tokens.device, len(docs) - 1, docs[1:].long() - 1
     keep, move = torch.from_numpy(KEEP).to(device, torch.long), torch.from_numpy(STEP).to(device, torch.long)
-    answers = torch.full((B, max_new), END, device=device)
-    logps = torch.zeros(B, max_new, device=device)
+    room, most = torch.as_tensor(max_new, device=device).expand(B), int(torch.as_tensor(max_new).max())
+    answers = torch.full((B, most), END, device=device)
+    logps = torch.zeros(B, most, device=device)
     finished = torch.zeros(B, dtype=torch.bool, device=device)
     rows, alive = torch.arange(B, device=device), torch.ones(B, dtype=torch.bool, device=device)
     count = torch.zeros(1, dtype=torch.long, device=device)    # tokens answered
@@ -275,20 +273,19 @@ def generate(model, tokens, coords, docs, labels, max_new, temperature=0.0):
         answers[rows, count] = torch.where(alive, token, END)
         logps[rows, count] = torch.where(alive, logp.gather(1, token[:, None])[:, 0], 0)
         finished[rows] |= alive & (token == END)
-        after = advance(place, token, keep, move)
-        inside = (after[:, 2:] < model.shape.frame).all(-1) & (after[:, 0] < model.shape.max_len)
+        inside = (advance(place, token, keep, move)[:, 2:] < model.shape.frame).all(-1) & (count + 1 < room[rows])
         alive.logical_and_(((token < START) | (token == ROW)) & inside)
         count.add_(1)
 
     read(logits)
     done, chunk = 1, 8 if device.type == "cpu" else 32         # every so many steps the host waits, and looks who is left
-    while done < max_new and (left := int(alive.sum())):
+    while done < most and (left := int(alive.sum())):
         if left <= 0.7 * len(rows):
             rows, token, place, labels = (x[alive] for x in (rows, token, place, labels))
             cache.keep(alive)
             alive = alive[alive]
-        steps = min(chunk, max_new - done)
-        cache.reach(longest + done + steps)
+        steps = min(chunk, most - done)
+        cache.reach(min(longest + done + steps, model.shape.max_len))
         starts = torch.arange(len(rows) + 1, device=device, dtype=docs.dtype)
         repeat(lambda: read(model(token, place, starts, labels, cache)), steps, device)
         done += steps

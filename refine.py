@@ -121,7 +121,7 @@ def make_drafts(config, data, path, model, rows, device, log):
     log(f"{path}: fails {len(hard)} of {len(single)} tasks it never saw")
     some = hard + easy[:max(len(hard), c.refine_tasks // 10)]
     drafted = drafts_of(model, some, c, rows, device, log, len(hard) if c.refine_temperature else 0) if some else ([], [])
-    out, _ = as_shown(c, some, *drafted, rows)
+    out, _ = as_shown(c, some, *drafted, rows, model.shape.frame)
     pool = np.concatenate([d.sure.reshape(2, -1) for d in out], 1) if out else np.array([[0.0], [1.0]])
     for task in some if c.refine_corrupt else []:              # nobody drafted it: each cell is as sure as some cell of a draft
         grid = damage(rng, *task.test[0])
@@ -225,7 +225,7 @@ def refine(model, drafts, asked, config, device):
 
 def refined(model, tasks, drafts, asked, config, rows, device):
     """Corrections of drafts (drafts_of). -> Refined."""
-    parts, which = as_shown(config, tasks, drafts, asked, rows)
+    parts, which = as_shown(config, tasks, drafts, asked, rows, model.shape.frame)
     drafted = Drafts(Drafts.pack(parts, config), config, device) if parts else None
     found = refine(model, drafted, [asked[q][3:] for q in which], config, device) if parts else []
     candidates = [None] * len(drafts)

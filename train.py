@@ -29,7 +29,7 @@ from data.report import write_report
 from data.score import score, submission, write_json
 from data.sources import load_data
 from evaluate import autocast, draft, exam_of, out_of_memory, precision, rate, validate
-from model import GPT, Shape, check_shape, has_varlen, load_checkpoint, save_checkpoint
+from model import GPT, VARLEN_KNOBS, Shape, check_shape, has_varlen, load_checkpoint, save_checkpoint
 from optim import Optimizer, averaged, learning_rate
 from replay import Recorded
 
@@ -42,6 +42,8 @@ def pick_device(config):
     if config.device and not found.get(config.device):
         raise UserError(f"device {config.device!r} is not here; there is {', '.join(name for name in found if found[name])}")
     name = config.device or next(name for name in found if found[name])
+    if name == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        VARLEN_KNOBS.clear()                                   # a GPU before Ampere (T4, RTX 20): flash attention would raise when it is called
     why = {"cuda": torch.cuda.get_device_name() if found["cuda"] else "", "mps": "Apple GPU; this code was never run on one",
            "cpu": f"{torch.get_num_threads()} threads" + ("" if found["cuda"] or found["mps"] else "; no CUDA and no MPS device here")}
     return torch.device(name), why[name] + ("" if not config.device else "; as asked")

@@ -62,10 +62,10 @@ def shown(config, task, i, view, row, found, sure, kind=None):
                  arc.fixed_colors(task, config.demos == 0))
 
 
-def as_shown(config, tasks, drafts, asked, rows):
-    """Drafts that are grids, as documents' parts. A mended one may have become longer than max_answer, and is left as it is. -> (list of Shown,
-    which drafts they are)."""
-    fits = lambda grid: grid.size + len(grid) < config.max_answer
+def as_shown(config, tasks, drafts, asked, rows, frame):
+    """Drafts that are grids, as documents' parts. A mended one may have become longer than max_answer, or end outside the frame, and is left as it
+    is. -> (list of Shown, which drafts they are)."""
+    fits = lambda grid: grid.size + len(grid) < config.max_answer and max(grid.shape) < frame
     which = [q for q, d in enumerate(drafts) if d.grid is not None and fits(arc.transform(d.grid, asked[q][3]))]
     sure = lambda d: np.stack([d.sure, d.share])
     return [shown(config, tasks[asked[q][0]], asked[q][1], asked[q][3:], rows.get(drafts[q].task, 0), drafts[q].grid, sure(drafts[q]))

@@ -52,9 +52,9 @@ class Exam:
         self.docs = documents(self.pairs, chosen)
 
     def begin(self, kept):
-        """Documents now end after the first `kept` (D,) tokens of their answers, and the rest is asked for."""
-        self.docs = self.docs.cut(kept)
-        self.guess = np.maximum(self.guess - kept, 0)
+        """From now on documents end after the first `kept` (D,) tokens of their answers, and the rest is asked for."""
+        answers = self.docs.answers()
+        self.docs, self.guess = self.docs.cut(kept), np.where(answers > 0, answers - kept, self.guess)
 
     def guess_answer(self, demos, query, s):
         """Tokens of the answer, guessed from the demonstrations' sizes: only to draft together what ends together."""

@@ -26,7 +26,7 @@ def main(argv, rounds=3):
     rows, real, drafts, seconds = train.rows_of(found["task_ids"], tasks), evaluate.guessed, {}, {"alone": [], "told": []}
     for _ in range(rounds):
         for name in seconds:                                   # in turn, so that other work on the machine meets both
-            evaluate.guessed = real if name == "told" else lambda tasks, _, config: real(tasks, [], config)
+            evaluate.guessed = real if name == "told" else lambda tasks, asked, _, *rest: real(tasks, asked, {}, *rest)
             begun = time.perf_counter()
             drafts[name], *_ = evaluate.draft(model, tasks, config, rows, device)
             seconds[name].append(time.perf_counter() - begun)

@@ -13,11 +13,11 @@ from torch import nn
 import evaluate
 import train
 from config import Config, UserError
-from conftest import (TINY, batch_of, filled_model, flags, flip_tasks, make_task, parameters, position_parameters, tiny_shape,
+from conftest import (TINY, batch_of, filled_model, flags, flip_tasks, grid, make_task, parameters, position_parameters, tiny_shape,
                       write_tasks)
-from data.arc import END, OUT, START, VOCAB, advance
+from data.arc import END, OUT, ROW, START, VOCAB, advance
 from data.exam import Exam, questions
-from data.score import as_draft, same
+from data.score import Draft, as_draft, same
 from model import GPT, Cache, check_shape, from_checkpoint, generate, load_checkpoint, save_checkpoint
 from positions.index import ENCODINGS
 
@@ -232,6 +232,43 @@ def test_views_that_are_told_of_others_draft_what_they_would_alone(memory, monke
     for q, (t, i, *view) in enumerate(asked):
         one = as_draft(tasks[t].id, i, *view, alone[q])
         assert drafts[q].view == one.view and (drafts[q].grid is None) == (one.grid is None) and (one.grid is None or same(drafts[q].grid, one.grid))
+
+
+def test_each_document_may_have_room_of_its_own(memory):
+    """Answers that end in time are those of more room."""
+    tasks, folder = memory
+    model, found = from_checkpoint(folder / "ckpt.pt")
+    rows, config = {name: row for row, (name, _) in enumerate(found["task_ids"], 1)}, Config(**found["config"])
+    exam = Exam([task._replace(test=[(query, None) for query, _ in task.test]) for task in tasks], questions(tasks, 1, config), config, rows, "cpu")
+    batch = exam.batch(np.arange(16))
+    call = lambda room: generate(model, batch.tokens, batch.coords, batch.docs, batch.labels, room)
+    whole, room = call(30), np.arange(16) % 8 + 6
+    needed = [99 if answer is None else len(answer.logps) for answer in whole]
+    assert 2 < sum(n <= most for n, most in zip(needed, room)) < 13
+    for answer, full, n, most in zip(call(room), whole, needed, room):
+        assert (answer is not None) == (n <= most) and (answer is None or np.array_equal(answer.tokens, full.tokens))
+    assert [a and len(a.logps) for a in call(room[3:4].repeat(16))] == [a and len(a.logps) for a in call(int(room[3]))] == [n if n <= room[3] else None for n in needed]
+
+
+def test_what_views_are_told(memory, monkeypatch):
+    """The best draft of their own query, though another task has the same id; none that might not fit, nor any when sampling."""
+    tasks = [make_task("t", "1 > 1", test) for test in ("1 > 2", "3 > 4")] + [make_task("u", "1 > 1", "1 > 2; 2 > 3")]
+    asked = [(0, 0, 0), (1, 0, 0), (2, 0, 0), (2, 1, 0), (2, 1, 1)]
+    told = lambda texts, **knobs: [[b if b is None else b.tolist() for _, b in task.test] for task in evaluate.guessed(
+        tasks, asked, {q: Draft("", 0, 0, None if text is None else grid(text), -1.0) for q, text in enumerate(texts)}, Config(max_answer=9), 4)]
+    assert told(["5", "6", None, "7", "7"]) == [[[[5]]], [[[6]]], [None, [[7]]]]
+    assert told(["5", "6", "12", "12 34", "12 34"]) == [[[[5]]], [[[6]]], [[[1, 2]], [[1, 2], [3, 4]]]]
+    assert told(["123", "1 2 3", "1234", "123 456", "123 456"]) == [[[[1, 2, 3]]], [[[1], [2], [3]]], [None, None]]
+    assert [b for task in evaluate.guessed(tasks, asked, {}, Config(), 4) for _, b in task.test] == [None] * 4
+    tasks, folder = memory
+    model, found = from_checkpoint(folder / "ckpt.pt")
+    rows, config, fed = {name: row for row, (name, _) in enumerate(found["task_ids"], 1)}, dataclasses.replace(Config(**found["config"]), symmetries=True), []
+    real = evaluate.feed
+    monkeypatch.setattr(evaluate, "feed", lambda model, exam, *rest: fed.append(int(exam.docs.answers().sum())) or real(model, exam, *rest))
+    for temperature, views, parts in ((0.0, 4, 2), (0.7, 4, 1), (0.0, 1, 1)):
+        fed.clear()
+        evaluate.draft(model, tasks, dataclasses.replace(config, views=views), rows, torch.device("cpu"), temperature=temperature)
+        assert len(fed) == parts and fed[0] == 0 and (parts == 1 or fed[1] > 0)
 
 
 def test_teacher_forced_exact_equals_greedy_exact(memory):

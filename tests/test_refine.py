@@ -195,9 +195,9 @@ def test_a_broken_rectangle_is_repaired_by_one_rule(tokens, mended):
 def test_a_mended_draft_that_became_too_long_is_left_out():
     config = Config(max_len=320, batch_tokens=640, max_answer=8)
     task = make_task("t", "1 > 1", "1 > 2")
-    drafts = [Draft("t", 0, 0, grid(text), -1.0, np.zeros(grid(text).shape), 1.0, np.ones(grid(text).shape)) for text in ("123 456", "12 34", "1234567")]
-    asked = [(0, 0, 0, 0, np.arange(arc.VOCAB))] * 3
-    assert refine.as_shown(config, [task], drafts, asked, {})[1] == [1]
+    drafts = [Draft("t", 0, 0, grid(text), -1.0, np.zeros(grid(text).shape), 1.0, np.ones(grid(text).shape)) for text in ("123 456", "12 34", "1234567", "1 2 3")]
+    asked = [(0, 0, 0, 0, np.arange(arc.VOCAB))] * 4
+    assert refine.as_shown(config, [task], drafts, asked, {}, 4)[1] == [1, 3] and refine.as_shown(config, [task], drafts, asked, {}, 3)[1] == [1]
 
 
 def test_documents_hold_the_draft_and_never_the_answer():

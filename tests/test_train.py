@@ -26,7 +26,7 @@ from data import arc
 from data.batch import IGNORE, Generated
 from data.exam import questions
 from data.score import Draft, score
-from model import GPT, from_checkpoint
+from model import GPT, from_checkpoint, has_varlen
 from optim import OPTIMIZERS, Muon, Optimizer, averaged, learning_rate, orthogonal
 from replay import Recorded
 
@@ -460,11 +460,23 @@ class Replayed:
     ("cuda", dict(dtype="float32"), True, True, torch.float32, False, "; eager and slow.*--dtype=bfloat16"),
     ("cuda", {}, True, False, torch.bfloat16, False, "; eager and slow.*torch 2.11"), ("cuda", {}, False, False, torch.float32, False, "; eager and slow.*Ampere GPU")])
 def test_the_first_line_says_what_runs(monkeypatch, device, knobs, ampere, kernels, dtype, static, said):
-    monkeypatch.setattr("evaluate.AMPERE", ampere)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: ampere)
     monkeypatch.setattr("model.VARLEN_KNOBS", {"window_size": None} if kernels else {})
     assert train.precision(Config(**knobs), torch.device(device)) == dtype
     found, text = train.pace(Config(**knobs), torch.device(device))
     assert found == static and re.fullmatch(f"{said}.*" if said else "", text)
+
+
+@pytest.mark.parametrize("ampere", [True, False])
+def test_a_gpu_before_ampere_has_no_flash_attention(monkeypatch, ampere):
+    kernels = {"window_size": None}
+    for module in ("model", "train"):
+        monkeypatch.setattr(f"{module}.VARLEN_KNOBS", kernels)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: ampere)
+    device, why = train.pick_device(Config())
+    assert (device.type, why) == ("cuda", "a GPU") and has_varlen(device, torch.bfloat16) == ampere
 
 
 def test_a_recorded_step_leaves_the_gradients_of_a_plain_one_whatever_its_micro_batches(monkeypatch):
