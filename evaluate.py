@@ -10,7 +10,7 @@ from config import UserError
 from data import arc
 from data.batch import bins
 from data.exam import Exam, questions
-from data.score import as_draft, vote
+from data.score import as_draft, score, vote
 from model import Answer, generate
 
 
@@ -193,3 +193,12 @@ def rate(model, tasks, attempts, config, rows, device, say=print):
             order = np.argsort(nll[fit].mean(0), kind="stable")
             ranked[key] = [attempts[key][k] for k in order] + attempts[key][RATED:]
     return ranked
+
+
+def ranked(model, tasks, drafts, config, rows, device, say=print):
+    """Drafts voted, and with rate_views ranked anew. -> (metrics of score, those of the votes alone beside them as `_counted`; attempts)."""
+    counted, attempts = score(tasks, drafts)
+    if not config.rate_views:
+        return counted, attempts
+    metrics, attempts = score(tasks, drafts, rate(model, tasks, attempts, config, rows, device, say))
+    return {**metrics, **{f"{key}_counted": counted[key] for key in ("pass1", "pass2") if key in counted}}, attempts

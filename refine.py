@@ -29,9 +29,9 @@ from data.batch import IGNORE, QUERY, FromTasks, bins, known_pairs
 from data.candidates import Candidates, Refined, best_margin, compare, decide, report
 from data.drafts import DAMAGED, RIGHT, WRONG, Drafts, as_shown, damage, shown
 from data.report import write_report
-from data.score import score, shares, submission, write_json
+from data.score import shares, submission, write_json
 from data.sources import check_unseen, lessons, load_data
-from evaluate import autocast, draft, exam_of, rate, teacher_forced
+from evaluate import autocast, draft, exam_of, ranked, teacher_forced
 from model import GPT, UNREADABLE, Shape, check_shape, load_checkpoint, rebuild, save_whole
 from optim import Optimizer, averaged
 from train import MAY_CHANGE, Backward, Log, Run, changed, check_known, clock, command_line, pick_device, picture, prepare_folder, rows_of, shape_for, train
@@ -238,12 +238,8 @@ def solve(config, model, drafting, tasks, rows, margin, device, log, step):
     """Draft, refine, vote, score, and write submission.json. -> (metrics, empty where no answer is known; attempts; those of the drafts alone)."""
     begun = time.time()
     result = refined(model, tasks, *drafts_of(drafting, tasks, config, rows, device, log), config, rows, device)
-    drafts = dict(before=result.before, after=result.after(margin))
-    ranked = {name: score(tasks, found) for name, found in drafts.items()}
-    if config.rate_views:                                      # as in train.py; corrections by the copy that learned on: the first would say its mistakes again
-        ranked = {name: score(tasks, drafts[name], rate(judge, tasks, ranked[name][1], config, rows, device, log))
-                  for name, judge in dict(before=drafting, after=model.trunk).items()}
-    (_, before), (scores, attempts) = ranked.values()
+    order = lambda judge, drafts: ranked(judge, tasks, drafts, config, rows, device, log)
+    (drafted, before), (scores, attempts) = order(drafting, result.before), order(model.trunk, result.after(margin))     # the first would say its mistakes again
     write_json(log.folder / "submission.json", submission(tasks, attempts))
     log(f"{len(result.before)} drafts refined in {clock(time.time() - begun)}; attempts are in {log.folder / 'submission.json'}")
     if not scores["tasks"]:
@@ -253,9 +249,8 @@ def solve(config, model, drafting, tasks, rows, margin, device, log, step):
     for d, grid in [(d, c.grids[k]) for d, c, k in plain if k][:3]:
         log(picture(next(t for t in tasks if t.id == d.task), grid, "refined"))
     metrics = report(result, margin)
-    for name, (found, _) in ranked.items() if config.rate_views else ():
-        for key in ("pass1", "pass2"):
-            metrics[f"{key}_counted_{name}"], metrics[f"{key}_{name}"] = metrics[f"{key}_{name}"], found[key]
+    for name, found in (("before", drafted), ("after", scores)):
+        metrics.update({f"{key}_{name}": found[key] for key in ("pass1", "pass2", "pass1_counted", "pass2_counted") if key in found})
     return {**metrics, "tasks": scores["tasks"], "views": config.views, "step": step, "margin": margin, "source": config.test,
             "seconds": time.time() - begun, "times_scored": log.times_scored(config.test)}, attempts, before
 

@@ -26,9 +26,9 @@ from config import UserError
 from data import arc, oned, show
 from data.batch import IGNORE, QUERY, Batch, FromTasks, Generated, bins, gather, send
 from data.report import write_report
-from data.score import score, submission, write_json
+from data.score import submission, write_json
 from data.sources import load_data
-from evaluate import autocast, draft, exam_of, out_of_memory, precision, rate, validate
+from evaluate import autocast, draft, exam_of, out_of_memory, precision, ranked, validate
 from model import GPT, VARLEN_KNOBS, Shape, check_shape, has_varlen, load_checkpoint, save_checkpoint
 from optim import Optimizer, averaged, learning_rate
 from replay import Recorded
@@ -339,15 +339,11 @@ def test(config, model, tasks, rows, device, log, step):
     """Draft, vote, score, and write submission.json. -> (metrics, empty where no answer is known; the attempts of score)."""
     begun = time.time()
     drafts, _, left_out = draft(model, tasks, config, rows, device, log)
-    metrics, attempts = score(tasks, drafts)
+    drafted = clock(time.time() - begun)
+    metrics, attempts = ranked(model, tasks, drafts, config, rows, device, log)
     write_json(log.folder / "submission.json", submission(tasks, attempts))
-    log(f"drafts: {len(drafts)} in {clock(time.time() - begun)}, {metrics['failed_drafts']:.1%} of them no grid; {left_out} demonstrations "
-        f"did not fit; attempts are in {log.folder / 'submission.json'}")
-    if config.rate_views:
-        counted, (metrics, attempts) = metrics, score(tasks, drafts, rate(model, tasks, attempts, config, rows, device, log))
-        metrics.update({f"{key}_counted": counted[key] for key in ("pass1", "pass2") if key in counted})
-        write_json(log.folder / "submission.json", submission(tasks, attempts))
-        log(f"attempts are ranked anew, by their likelihood under {config.rate_views} views; {clock(time.time() - begun)} so far")
+    log(f"drafts: {len(drafts)} in {drafted}, {metrics['failed_drafts']:.1%} of them no grid; {left_out} demonstrations did not fit; attempts are in "
+        f"{log.folder / 'submission.json'}" + (f", by likelihood under {config.rate_views} views; {clock(time.time() - begun)} in all" if config.rate_views else ""))
     longer = sum(b is not None and len(arc.encode_grid(b)) + 1 > config.max_answer for task in tasks for _, b in task.test)
     if longer:
         log(f"  {longer} answers are longer than max_answer = {config.max_answer} tokens and cannot be drafted; raise it")
