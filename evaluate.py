@@ -195,10 +195,11 @@ def rate(model, tasks, attempts, config, rows, device, say=print):
     return ranked
 
 
-def ranked(model, tasks, drafts, config, rows, device, say=print):
-    """Drafts voted, and with rate_views ranked anew. -> (metrics of score, those of the votes alone beside them as `_counted`; attempts)."""
-    counted, attempts = score(tasks, drafts)
+def ranked(model, tasks, drafts, voted, config, rows, device, say=print):
+    """With rate_views, drafts as score has `voted` them are ranked anew. -> (metrics of score, those of the votes beside them as `_counted`;
+    attempts)."""
     if not config.rate_views:
-        return counted, attempts
+        return voted
+    counted, attempts = voted
     metrics, attempts = score(tasks, drafts, rate(model, tasks, attempts, config, rows, device, say))
     return {**metrics, **{f"{key}_counted": counted[key] for key in ("pass1", "pass2") if key in counted}}, attempts

@@ -29,7 +29,7 @@ from data.batch import IGNORE, QUERY, FromTasks, bins, known_pairs
 from data.candidates import Candidates, Refined, best_margin, compare, decide, report
 from data.drafts import DAMAGED, RIGHT, WRONG, Drafts, as_shown, damage, shown
 from data.report import write_report
-from data.score import shares, submission, write_json
+from data.score import score, shares, submission, write_json
 from data.sources import check_unseen, lessons, load_data
 from evaluate import autocast, draft, exam_of, ranked, teacher_forced
 from model import GPT, UNREADABLE, Shape, check_shape, load_checkpoint, rebuild, save_whole
@@ -238,7 +238,7 @@ def solve(config, model, drafting, tasks, rows, margin, device, log, step):
     """Draft, refine, vote, score, and write submission.json. -> (metrics, empty where no answer is known; attempts; those of the drafts alone)."""
     begun = time.time()
     result = refined(model, tasks, *drafts_of(drafting, tasks, config, rows, device, log), config, rows, device)
-    order = lambda judge, drafts: ranked(judge, tasks, drafts, config, rows, device, log)
+    order = lambda judge, drafts: ranked(judge, tasks, drafts, score(tasks, drafts), config, rows, device, log)
     (drafted, before), (scores, attempts) = order(drafting, result.before), order(model.trunk, result.after(margin))     # the first would say its mistakes again
     write_json(log.folder / "submission.json", submission(tasks, attempts))
     log(f"{len(result.before)} drafts refined in {clock(time.time() - begun)}; attempts are in {log.folder / 'submission.json'}")

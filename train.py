@@ -26,7 +26,7 @@ from config import UserError
 from data import arc, oned, show
 from data.batch import IGNORE, QUERY, Batch, FromTasks, Generated, bins, gather, send
 from data.report import write_report
-from data.score import submission, write_json
+from data.score import score, submission, write_json
 from data.sources import load_data
 from evaluate import autocast, draft, exam_of, out_of_memory, precision, ranked, validate
 from model import GPT, VARLEN_KNOBS, Shape, check_shape, has_varlen, load_checkpoint, save_checkpoint
@@ -35,15 +35,15 @@ from replay import Recorded
 
 
 def pick_device(config):
-    """-> (device, why)."""
-    if (os.environ.get("WORLD_SIZE") or "1") != "1":             # torchrun's: each process would train the same run into the same folder
+    """-> (device, why). Where it has no flash attention, none is tried from here on."""
+    if (os.environ.get("WORLD_SIZE") or "1") != "1":           # torchrun's: each process would train the same run into the same folder
         raise UserError(f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, and a run takes one device: start it with python instead of torchrun, or unset it")
     found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if config.device and not found.get(config.device):
         raise UserError(f"device {config.device!r} is not here; there is {', '.join(name for name in found if found[name])}")
     name = config.device or next(name for name in found if found[name])
     if name == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        VARLEN_KNOBS.clear()                                   # a GPU before Ampere (T4, RTX 20): flash attention would raise when it is called
+        VARLEN_KNOBS.clear()                                   # a GPU before Ampere (T4, RTX 20): it would raise when it is called
     why = {"cuda": torch.cuda.get_device_name() if found["cuda"] else "", "mps": "Apple GPU; this code was never run on one",
            "cpu": f"{torch.get_num_threads()} threads" + ("" if found["cuda"] or found["mps"] else "; no CUDA and no MPS device here")}
     return torch.device(name), why[name] + ("" if not config.device else "; as asked")
@@ -339,11 +339,14 @@ def test(config, model, tasks, rows, device, log, step):
     """Draft, vote, score, and write submission.json. -> (metrics, empty where no answer is known; the attempts of score)."""
     begun = time.time()
     drafts, _, left_out = draft(model, tasks, config, rows, device, log)
-    drafted = clock(time.time() - begun)
-    metrics, attempts = ranked(model, tasks, drafts, config, rows, device, log)
-    write_json(log.folder / "submission.json", submission(tasks, attempts))
-    log(f"drafts: {len(drafts)} in {drafted}, {metrics['failed_drafts']:.1%} of them no grid; {left_out} demonstrations did not fit; attempts are in "
-        f"{log.folder / 'submission.json'}" + (f", by likelihood under {config.rate_views} views; {clock(time.time() - begun)} in all" if config.rate_views else ""))
+    voted = score(tasks, drafts)
+    write_json(log.folder / "submission.json", submission(tasks, voted[1]))        # before the rest: whatever happens, this much is kept
+    log(f"drafts: {len(drafts)} in {clock(time.time() - begun)}, {voted[0]['failed_drafts']:.1%} of them no grid; {left_out} demonstrations "
+        f"did not fit; attempts are in {log.folder / 'submission.json'}")
+    metrics, attempts = ranked(model, tasks, drafts, voted, config, rows, device, log)
+    if config.rate_views:
+        write_json(log.folder / "submission.json", submission(tasks, attempts))
+        log(f"attempts are ranked anew, by their likelihood under {config.rate_views} views; {clock(time.time() - begun)} so far")
     longer = sum(b is not None and len(arc.encode_grid(b)) + 1 > config.max_answer for task in tasks for _, b in task.test)
     if longer:
         log(f"  {longer} answers are longer than max_answer = {config.max_answer} tokens and cannot be drafted; raise it")

@@ -111,7 +111,8 @@ def main(argv, out=HERE / "arc1"):
                 continue
             found = job.result()
             found["times_scored"] += kept["runs"].get(name, {}).get("times_scored", 0)
-            kept["runs"][name] = dict(found, knobs=arms[name], command=f"python results/arc1.py {' '.join(argv)}", jobs=jobs,
+            command = " ".join("--data=DIR" if arg.startswith("--data=") else arg for arg in argv)
+            kept["runs"][name] = dict(found, knobs=arms[name], command=f"python results/arc1.py {command}", jobs=jobs,
                                       versions=train.versions())
             write_json(path, kept)
     print(table(kept["runs"], SCORES[names[0]]))

@@ -187,6 +187,7 @@ def test_the_runs_behind_the_levers_start(tmp_path, monkeypatch, capsys):
         (tmp_path / f"{what}_2.json").write_text(json.dumps(dict(runs={arm: earlier, "quadtree": earlier})))
     held = call("levers", "focus")
     assert json.loads((tmp_path / "levers_2.json").read_text())["runs"] == held and held["rate7"] == earlier
+    assert str(tmp_path) not in json.dumps({key: held["focus"][key] for key in ("source", "command")}) and "--data=DIR" in held["focus"]["command"]
     assert "| focus | " in capsys.readouterr().out and held["focus"]["source"].endswith("arc1-training.json")
     assert held["focus"]["tasks"] == 3 and held["focus"]["step"] == 2
     public = call("encodings", "quadtree")["quadtree"]
