@@ -326,7 +326,7 @@ def main(argv=None):
                                                 "machine": f"{device.type} ({why})", "command": shlex.join(sys.argv) if argv is None else ""})
         run.more["drafts"] = key
         made = cached(log.folder / "drafts.bin", key, lambda: make_drafts(config, data, path, drafting, by_name, device, log), log)
-        beside = FromTasks(data["train"], own, by_name, device, data["asked"]) if not own.demos else None
+        beside = FromTasks(data["train"], own, by_name, device, data["asked"]) if own.task_embed else None
         lesson = Drafts(made, own, device, {arc.encode_pair(p)[0].tobytes() for p in known}, beside)
         rehearse = Backward(own, model.trunk, beside, device)
         kinds = Counter(lesson.docs[:, 4].tolist())
