@@ -1,14 +1,8 @@
-# Purpose: ARC-1 from scratch as in arc1.py, with re-ARC's generated pairs of the training tasks, a wider network and a longer run. Unzip re_arc.zip of
-#   github.com/michaelhodel/re-arc here, or give its path: --train=...+PATH/re_arc/tasks@16.
+# Purpose: ARC-1 from scratch as in arc1_25min.py, with re-ARC's generated pairs of the training tasks. Unzip re_arc.zip of github.com/michaelhodel/re-arc
+#   here, or give its path: --train=...+PATH/re_arc/tasks@16.
 # Hardware: one H100, 23.7 minutes in all. Score: 56.5 % pass@2 of the 400 public evaluation tasks, one seed, with ConceptARC.
-from config.arc1 import *
+from config.arc1_25min import *
 train = "arc1:training+arc2:training+re_arc/tasks@16"
 focus = 3.0                                                    # the demonstrations that are asked about would be 11 % of the tokens: so they are 26 %
-n_embd = 512
-n_head = 8
-n_kv_head = 8
-n_mlp = 2048
 max_steps = 75000
 warmup = 0.0072                                                # 540 steps, as there
-eval_every = 10000
-views = 80
