@@ -270,13 +270,17 @@ def test_refinement_of_arc_is_what_was_measured():
     assert f"| refined | {percents(run, 'single_after', 'pass1_after', 'pass2_after')} | {run['fixed']} / {run['broken']} | {run['near_misses_fixed']} of {run['near_misses']} |" in said
     assert f"train.py for 5,000 steps | {percents(found['first_5000'], 'pass1_single', 'pass1', 'pass2')} |" in said and "drafts none wrong" in found["refused_5000"]
     found = json.loads((ROOT / "results" / "refine" / "arc1.json").read_text())
-    said, run, more = README.split("| ARC-1, 400 evaluation tasks, 32 views |")[1].split("(One H200")[0], found["refined"], found["more_training"]
-    for label, keys in (("before, votes counted", ("single_before", "pass1_counted_before", "pass2_counted_before", "oracle_before")),
-                        ("before, ranked by likelihood", (None, "pass1_before", "pass2_before", None)),
-                        ("votes weighted by the refiner's ratings only", (None, "pass1_ranked", "pass2_ranked", None)),
-                        ("refined", ("single_after", "pass1_counted_after", "pass2_counted_after", "oracle_after")),
-                        ("refined, ranked by likelihood", (None, "pass1_after", "pass2_after", None))):
-        assert f"| {label} | {percents(run, *keys)} |" in said
+    run, more = found["refined"], found["more_training"]
+    for head, one in (("ARC-1, 400 evaluation tasks, 32 views", run), ("ARC-1, demonstrations in context, 32 views", found["in_context"]["refined"])):
+        said = README.split(f"| {head} |")[1].split("(One H200")[0]
+        for label, keys in (("before, votes counted", ("single_before", "pass1_counted_before", "pass2_counted_before", "oracle_before")),
+                            ("before, ranked by likelihood", (None, "pass1_before", "pass2_before", None)),
+                            ("votes weighted by the refiner's ratings only", (None, "pass1_ranked", "pass2_ranked", None)),
+                            ("refined", ("single_after", "pass1_counted_after", "pass2_counted_after", "oracle_after")),
+                            ("refined, ranked by likelihood", (None, "pass1_after", "pass2_after", None))):
+            assert f"| {label} | {percents(one, *keys)} |" in said
+    assert one["fixed"] == one["broken"] == 0 and f"would fix {one['curve'][0][1]} of {one['near_misses']} near misses" in said and one["curve"][0][2] == 0
+    said = README.split("| ARC-1, 400 evaluation tasks, 32 views |")[1].split("(One H200")[0]
     assert f"ranked by likelihood | {percents(more, 'exact', 'pass1', 'pass2', 'oracle')} |" in said and run["times_scored"] == more["times_scored"] == 1
     assert f"fixes none of {run['near_misses']} near misses" in said and run["fixed"] == run["broken"] == 0 and run["curve"][0][:3] == [0.0, 3, 4]
     assert f"19M with re-ARC (and `focus=3`) have {100 * run['pass2_before']:.1f} after 20,000 steps" in README
