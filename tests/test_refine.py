@@ -294,12 +294,12 @@ def test_recoloured_documents_hold_no_pair_of_val():
     assert not any(np.array_equal(drafts.recolored(0, rng), table) for table in tables)
 
 
-@pytest.mark.parametrize("fold", ["0/2", ""])
-def test_pairs_held_out_by_fold_are_drafted(tmp_path, monkeypatch, fold):
+@pytest.mark.parametrize("fold, demos", [("0/2", 0), ("0/2", 1), ("", 0)])
+def test_pairs_held_out_by_fold_are_drafted(tmp_path, monkeypatch, fold, demos):
     """A network drafts the pairs that it never saw; of one that saw all, drafts are refused."""
     monkeypatch.chdir(ROOT)
     file, val = (write_tasks(tmp_path / f"{i}.json", [t._replace(id=f"{i}{t.id}") for t in flip_tasks(8, demos=4, seed=i)]) for i in range(2))
-    knobs = {**SMALL, "train": file, "val": val, "test": val, "demos": 0, "task_embed": True, "max_steps": 30, "max_len": 128, "eval_every": 30, "fold": fold,
+    knobs = {**SMALL, "train": file, "val": val, "test": val, "demos": demos, "task_embed": True, "max_steps": 30, "max_len": 128, "eval_every": 30, "fold": fold,
              "out_dir": tmp_path / "run"}
     train.main(flags(**knobs))
     knobs.update(refine_corrupt=1, refine_right=0)
@@ -311,7 +311,7 @@ def test_pairs_held_out_by_fold_are_drafted(tmp_path, monkeypatch, fold):
     with pytest.raises(UserError, match="trained with another config: test was .*other.json"):      # its guard knew other tasks
         refine.main(flags(**{**knobs, "test": other}))
     with pytest.raises(UserError, match="2 tasks, flip0 the first, were not trained on"):
-        refine.check_known(train.knobs.load(flags(**knobs))[0], flip_tasks(2), {})
+        refine.check_known(train.knobs.load(flags(**{**knobs, "demos": 0}))[0], flip_tasks(2), {})
     with pytest.raises(UserError, match="fold = '1/2' holds pairs out, and .*ckpt.pt .fold = '0/2'. has trained on them"):
         train.main(flags(**{**knobs, "fold": "1/2", "out_dir": tmp_path / "on", "init_from": tmp_path / "run" / "ckpt.pt"}))
     config, _ = train.knobs.load(flags(**knobs))
