@@ -175,7 +175,7 @@ def learn(config, model, data, rehearse, device, item, micro):
     """Forward and backward of one step, in micro-batches. Each loop is judged: colours and `wrong` per cell, where cells that are wrong
     in its guess count refine_wrong times; `right` per document. -> (mean loss, that of the last loop's colours), on the device."""
     more, docs = item
-    if more:                                                   # a rule that stands in the weights alone is lost, if they learn of other tasks only
+    if more:                                                   # rules that stand in the weights are lost, if these learn of other tasks only
         rehearse(more, micro)
     n, total, blind = docs.targets(QUERY), torch.zeros(2, device=device), not config.refine_draft
     for part in bins(docs.lengths(), micro):

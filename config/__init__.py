@@ -113,7 +113,7 @@ class Config:
     refine_layers: int = 2          # bidirectional blocks on top of a copy of the drafting network, applied refine_loops times
     refine_loops: int = 2           # each corrects what the one before said
     refine_wrong: float = 4.0       # weight of a cell that is wrong, where others count 1
-    refine_steps: int = 1000        # of batch_tokens; a step costs about refine_loops steps of train.py
+    refine_steps: int = 1000        # of batch_tokens; a step costs about refine_loops steps of train.py; with task_embed one more, to rehearse
     refine_learning_rate: float = 1e-2
 
     # -- the machine

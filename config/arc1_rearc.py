@@ -1,5 +1,5 @@
-# Purpose: ARC-1 from scratch as in arc1_25min.py, with re-ARC's generated pairs of the training tasks. Unzip re_arc.zip of github.com/michaelhodel/re-arc
-#   here, or give its path: --train=...+PATH/re_arc/tasks@16.
+# Purpose: ARC-1 from scratch as in arc1_25min.py, a little longer, with re-ARC's generated pairs of the training tasks. Unzip re_arc.zip of
+#   github.com/michaelhodel/re-arc here, or give its path: --train=...+PATH/re_arc/tasks@16.
 # Hardware: one H100, 23.7 minutes in all. Score: 56.5 % pass@2 of the 400 public evaluation tasks, one seed, with ConceptARC.
 from config.arc1_25min import *
 train = "arc1:training+arc2:training+re_arc/tasks@16"

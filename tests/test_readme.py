@@ -272,18 +272,25 @@ def test_refinement_of_arc_is_what_was_measured():
     found = json.loads((ROOT / "results" / "refine" / "arc1.json").read_text())
     run, more = found["refined"], found["more_training"]
     for head, one in (("ARC-1, 400 evaluation tasks, 32 views", run), ("ARC-1, demonstrations in context, 32 views", found["in_context"]["refined"])):
-        said = README.split(f"| {head} |")[1].split("(One H200")[0]
+        said = README.split(f"| {head} |")[1].split("| ARC-1,")[0].split("A second look")[0]
         for label, keys in (("before, votes counted", ("single_before", "pass1_counted_before", "pass2_counted_before", "oracle_before")),
                             ("before, ranked by likelihood", (None, "pass1_before", "pass2_before", None)),
                             ("votes weighted by the refiner's ratings only", (None, "pass1_ranked", "pass2_ranked", None)),
                             ("refined", ("single_after", "pass1_counted_after", "pass2_counted_after", "oracle_after")),
                             ("refined, ranked by likelihood", (None, "pass1_after", "pass2_after", None))):
             assert f"| {label} | {percents(one, *keys)} |" in said
-    assert one["fixed"] == one["broken"] == 0 and f"would fix {one['curve'][0][1]} of {one['near_misses']} near misses" in said and one["curve"][0][2] == 0
+    assert one["fixed"] == one["broken"] == 0 and f"would fix {one['curve'][0][1]} of {one['near_misses']} near misses" in " ".join(said.split()) and one["curve"][0][2] == 0
     said = README.split("| ARC-1, 400 evaluation tasks, 32 views |")[1].split("(One H200")[0]
     assert f"ranked by likelihood | {percents(more, 'exact', 'pass1', 'pass2', 'oracle')} |" in said and run["times_scored"] == more["times_scored"] == 1
     assert f"fixes none of {run['near_misses']} near misses" in said and run["fixed"] == run["broken"] == 0 and run["curve"][0][:3] == [0.0, 3, 4]
     assert f"19M with re-ARC (and `focus=3`) have {100 * run['pass2_before']:.1f} after 20,000 steps" in README
+
+
+def test_drafting_on_a_gpu_is_what_was_measured():
+    n, alone, told, ratio, differ = re.search(r"(\d+) drafts .* each alone ([\d.]+) s, told of others ([\d.]+) s, ([\d.]+) of it; (\d+) differ",
+                                              (ROOT / "results" / "arc1" / "drafting.txt").read_text()).groups()
+    said = " ".join(README.split())
+    assert f"H200 it is {told} seconds instead of {alone}, {ratio}" in said and f"{differ} of the {int(n):,} drafts are other grids" in said
 
 
 def test_results_name_no_place_of_the_machine_they_were_measured_on():
