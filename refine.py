@@ -333,7 +333,6 @@ def main(argv=None):
         log(f"drafts to learn from: {kinds[WRONG]} wrong, {kinds[RIGHT]} right, {kinds[DAMAGED]} damaged answers; {clock(time.time() - begun)} "
             "so far")
         val = drafts_of(drafting, data["val"], dataclasses.replace(own, views=own.refine_views), rows, device, log) if data["val"] else ([], [])
-        val = [[part[q] for q, d in enumerate(val[0]) if d.view == 0] for part in val]         # judged in one view; the others have voted
         answers = any(answer is not None for task in data["val"] for _, answer in task.test)
 
         def validation(step):

@@ -239,13 +239,13 @@ def test_views_turn_back():
         assert np.array_equal(found[0].grids[-1], draft) and part.kind == refine.WRONG
 
 
-def test_val_is_judged_in_one_view_and_told_of_all(again, monkeypatch):
-    """In validation drafts are of the plain view, their shares of refine_views = 4 views; in the end, of `views` = 2."""
+def test_val_is_of_as_many_views_as_drafts_to_learn_from(again, monkeypatch):
+    """In validation drafts are of refine_views = 4 views; in the end, of `views` = 2."""
     real, seen = refine.refined, []
     monkeypatch.setattr(refine, "refined", lambda *args: seen.append(args[2]) or real(*args))
     again()
     *val, test = [({d.view for d in drafts}, set(np.concatenate([d.share.ravel() for d in drafts if d.grid is not None]))) for drafts in seen]
-    assert len(val) == 2 and all(views == {0} and 0.75 in shares and shares <= {0.25, 0.5, 0.75, 1} for views, shares in val)
+    assert len(val) == 2 and all(views == {0, 1, 2, 3} and 0.75 in shares and shares <= {0.25, 0.5, 0.75, 1} for views, shares in val)
     assert test[0] == {0, 1} and test[1] <= {0.5, 1}
 
 
@@ -347,6 +347,18 @@ def test_a_change_needs_a_better_rating():
     assert refine.decide(refine.Candidates([A, B], np.array([0.0, 1.0])), 2.0) == 0
     assert refine.decide(refine.Candidates([A, B], np.array([0.0, -1.0])), 0.0) == 0
     assert refine.decide(refine.Candidates([A, A], np.array([0.0, 1.0])), 0.0) == 0
+
+
+def test_the_margin_is_what_all_views_say():
+    """The plain view alone would take every change; in the others the small ones break more than they fix."""
+    A, B = grid("1"), grid("2")
+    task = make_task("t", "1 > 1", "1 > 1")
+    was = [(B, 0.2), (A, 0.2), (A, 1.2), (B, 3.2)]             # drafts of four views, and by how much their change is rated above them
+    result = refine.Refined([task], [Draft("t", 0, view, found, -1, None) for view, (found, _) in enumerate(was)],
+                            [refine.Candidates([found, A if found is B else B], np.array([0.0, more])) for found, more in was])
+    assert [sum(np.array_equal(a, x) for a, _, x in result.judged(m, all_views=True)) for m in (0, 0.5, 1.5, 4)] == [2, 2, 3, 2]
+    assert refine.best_margin(result) == 3.0
+    assert refine.best_margin(result._replace(before=result.before[:1])) == 0.0
 
 
 def test_a_run_and_what_it_leaves(again, tmp_path):
