@@ -225,7 +225,7 @@ def test_refinement_is_what_was_measured():
 
 def test_vote_shares_are_what_was_measured():
     found = json.loads((ROOT / "results" / "refine" / "vote_share.json").read_text())
-    said = README.split("how many views agree (and")[1].split("results/refine/vote_share.json")[0]
+    said = README.split("how many views agree, and with drafts")[1].split("results/refine/vote_share.json")[0]
     spread = lambda runs, key: "{:.1f} ({:.1f} .. {:.1f})".format(*(100 * f([m[key] for m in runs]) for f in (lambda v: sum(v) / 3, min, max)))
     total = lambda runs, key: sum(m[key] for m in runs)
     for label, name in (("no vote shares, drafts of one view", "without"), ("no vote shares, drafts of 4 views", "without_4_views"), ("vote shares, drafts of 4 views", "with")):
