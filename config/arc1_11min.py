@@ -3,6 +3,6 @@
 # Hardware: one H100, 11.2 minutes in all. Score: 42.9 % pass@2 of the 400 public evaluation tasks, one seed, with ConceptARC.
 from config.arc1 import *
 max_steps = 40000
-warmup = 0.0135                                                # 540 steps, as there
+warmup = 540 / max_steps                                       # as there
 eval_every = 10000
 views = 80

@@ -5,4 +5,4 @@ from config.arc1_25min import *
 train = "arc1:training+arc2:training+re_arc/tasks@16"
 focus = 3.0                                                    # the demonstrations that are asked about would be 11 % of the tokens: so they are 26 %
 max_steps = 75000
-warmup = 0.0072                                                # 540 steps, as there
+warmup = 540 / max_steps                                       # as there
