@@ -1,165 +1,181 @@
 """The network: a Llama-style transformer over ARC documents. Read it top to bottom.
 
-B documents decoded at once, D documents, T tokens of all documents laid end to end, C channels, V vocabulary (14),
-nh heads, n_kv heads of keys and values, hs head size. H, W are always the rows and columns of a grid.
+D documents, T tokens of all documents laid end to end, B documents decoded at once, C channels,
+V vocabulary (14), nh heads, n_kv heads of keys and values, hs head size.
+H and W are always the rows and columns of a grid.
 """
 import inspect
-import pickle
-import sys
-import types
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from config import UserError
-from data.arc import END, KEEP, ROW, START, STEP, VOCAB, advance
-from replay import repeat
+from arc.tokens import END, KEEP, ROW, START, STEP, VOCAB, advance
+from positions.index import build              # positions: the folder encodings/, see positions.py
 
-# The folder encodings/ goes by the name `positions` in imports: Python has a package `encodings` of its own (its codecs),
-# which is loaded before any program starts. For the same reason it holds no __init__.py: with PYTHONPATH=. Python would
-# take it for its codecs, and not start.
-sys.modules["positions"] = types.ModuleType("positions")
-sys.modules["positions"].__path__ = [str(Path(__file__).with_name("encodings"))]
-from positions.index import build                              # noqa: E402
-
-try:                                                           # flash attention over documents of any length
+try:                                           # flash attention over documents of any length
     from torch.nn.attention.varlen import varlen_attn
-    VARLEN_KNOBS = dict(inspect.signature(varlen_attn).parameters)       # window_size: torch >= 2.11; enable_gqa: torch >= 2.12
+    VARLEN_OPTIONS = set(inspect.signature(varlen_attn).parameters)
 except ImportError:
-    VARLEN_KNOBS = {}
+    VARLEN_OPTIONS = set()
 
 
 @dataclass
-class Shape:
+class ModelConfig:
     """All that decides the network's parameters; stored in a checkpoint."""
-    encoding: str
+    encoding: str                              # a name in encodings/index.py
     n_layer: int
     n_head: int
-    n_kv_head: int
+    n_kv_head: int                             # n_head / n_kv_head heads share a key and a value
     n_embd: int
     n_mlp: int
     dropout: float
-    frame: int                                                 # rows and columns are 0 .. frame - 1
-    max_len: int                                               # tokens of a document
-    n_slots: int                                               # pairs of a document
-    n_tasks: int = 0                                           # rows of the task embedding; 0: none
-    n_views: int = 0                                           # rows of the view embedding; 0: none
+    canvas: int                                # rows and columns are 0 .. canvas - 1
+    max_len: int                               # tokens of a document
+    n_pairs: int                               # pairs of a document
+    n_tasks: int = 0                           # rows of the task embedding; 0: none
+    n_views: int = 0                           # rows of the view embedding; 0: none
 
 
-class Layout(NamedTuple):
-    """Documents laid end to end. What is known of the batch and the same in every layer."""
-    docs: object                                               # (D + 1,) where each begins; a list where attention loops
-    rotary: object                                             # None, or (cos, cos) and (-sin, sin), each (T, nh or 1, hs)
-    max_len: int                                               # no document is longer
+class AttentionContext(NamedTuple):
+    """What attention needs to know of a batch. It is the same in every layer."""
+    cu_seqlens: object                         # (D + 1,) where each document begins, and the end;
+                                               # a list where attention loops over documents
+    rotary: object                             # None, or what `apply_rotary` takes
+    max_len: int                               # no document is longer
     causal: bool
-    cache: object = None                                       # Cache, and each token's place in it:
-    doc: object = None                                         # (T,) its document
-    index: object = None                                       # (T,) its index there
-    bias: object = None                                        # a decode step: (B, 1, 1, span), 0 for what it may see, else -inf
+    cache: object = None                       # Cache, and the place of each token in it:
+    document: object = None                    # (T,)
+    index: object = None                       # (T,)
+    bias: object = None                        # a decode step: (B, 1, 1, capacity), 0 or -inf
 
 
 class Cache:
     """Keys and values of B documents. Each document appends at its own index."""
-    GROW = 128                                                 # tokens more, when a document reaches the end of the room there is
+    MARGIN = 128                               # tokens of extra room whenever it grows
 
-    def __init__(self, B, span):
-        self.B, self.layers = B, {}
-        self.reach(span)
+    def __init__(self, B, capacity):
+        self.B = B
+        self.layers = {}                       # layer -> (2, B, capacity + MARGIN, n_kv, hs)
+        self.reserve(capacity)
 
-    def reach(self, span):
-        """Make room for documents of `span` tokens. A multiple of 8: else attention copies its mask to align it."""
-        self.span = -(-span // 8) * 8
-        if self.layers and self.span > self.layers[0].shape[2]:
-            for layer, kv in self.layers.items():              # one after the other: two of all would not fit
-                self.layers[layer] = F.pad(kv, (0, 0, 0, 0, 0, self.span + self.GROW - kv.shape[2]))
+    def reserve(self, capacity):
+        """Makes room for documents of that many tokens."""
+        # a multiple of 8: otherwise attention copies its mask to align it
+        self.capacity = -(-capacity // 8) * 8
+        if self.layers and self.capacity > self.layers[0].shape[2]:
+            for layer, kv in self.layers.items():     # one by one: two copies of all would not fit
+                new = self.capacity + self.MARGIN - kv.shape[2]
+                self.layers[layer] = F.pad(kv, (0, 0, 0, 0, 0, new))
 
-    def write(self, layer, doc, index, k, v):
+    def write(self, layer, document, index, k, v):
         if layer not in self.layers:
-            self.layers[layer] = k.new_zeros(2, self.B, self.span + self.GROW, *k.shape[1:])
-        self.layers[layer][:, doc, index] = torch.stack([k, v])
+            size = 2, self.B, self.capacity + self.MARGIN, *k.shape[1:]
+            self.layers[layer] = k.new_zeros(size)
+        self.layers[layer][:, document, index] = torch.stack([k, v])
 
     def read(self, layer):
-        return self.layers[layer][:, :, :self.span].transpose(2, 3)        # 2 x (B, n_kv, span, hs)
+        return self.layers[layer][:, :, :self.capacity].transpose(2, 3)   # 2 x (B, n_kv, cap., hs)
 
-    def keep(self, rows):
+    def keep(self, alive):
+        """Drops the documents that are finished. alive: (B,) bool."""
         for layer, kv in self.layers.items():
-            self.layers[layer] = kv[:, rows]
+            self.layers[layer] = kv[:, alive]
         self.B = len(self.layers[0][0])
 
 
-def rotary_of(angles):
-    """Angles (T, nh or 1, hs / 2) as apply_rotary takes them."""
-    return angles.cos().repeat(1, 1, 2), torch.cat([-angles.sin(), angles.sin()], -1)
+def rotary_tables(angles):
+    """Returns angles (T, nh or 1, hs / 2) as the two tables of `apply_rotary`."""
+    cos = angles.cos().repeat(1, 1, 2)
+    sin = torch.cat([-angles.sin(), angles.sin()], -1)
+    return cos, sin
 
 
 def apply_rotary(x, rotary):
-    """Turn the pairs (i, i + hs / 2) of each head, (a, b) -> (a cos - b sin, b cos + a sin). x (T, nh, hs)."""
+    """Turns the pairs (i, i + hs / 2) of each head (RoFormer, arXiv 2104.09864). x: (T, nh, hs)."""
     cos, sin = rotary
-    return (x * cos + x.unflatten(-1, (2, -1)).flip(-2).flatten(-2) * sin).to(x.dtype)
+    swapped = x.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
+    return (x * cos + swapped * sin).to(x.dtype)
 
 
-def has_varlen(device, dtype):
-    return "window_size" in VARLEN_KNOBS and device.type == "cuda" and dtype in (torch.bfloat16, torch.float16)
+def has_flash_attention(device, dtype):
+    """Returns whether documents of any length can be attended in one kernel (torch >= 2.11)."""
+    half = dtype in (torch.bfloat16, torch.float16)
+    return "window_size" in VARLEN_OPTIONS and device.type == "cuda" and half
 
 
-def attend(q, k, v, layout, layer):
-    """Attention of each token over its own document. q (T, nh, hs), k and v (T, n_kv, hs) -> (T, nh, hs)."""
-    if layout.cache is not None:
-        layout.cache.write(layer, layout.doc, layout.index, k, v)
-        if layout.bias is not None:                             # a decode step: one token a document, against the cache
-            k, v = layout.cache.read(layer)                     # heads that share a key are its queries: (B, n_kv, group, hs)
-            return F.scaled_dot_product_attention(q.unflatten(1, (k.shape[1], -1)), k, v, layout.bias).flatten(1, 2)
-    if has_varlen(q.device, q.dtype):
-        gqa = q.shape[1] != k.shape[1]
-        if gqa and "enable_gqa" not in VARLEN_KNOBS:
-            k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
-        return varlen_attn(q, k, v, layout.docs, layout.docs, layout.max_len, layout.max_len,
-                           window_size=(-1, 0) if layout.causal else (-1, -1), **({"enable_gqa": gqa} if "enable_gqa" in VARLEN_KNOBS else {}))
-    lengths = [b - a for a, b in zip(layout.docs, layout.docs[1:])]      # no mask, no padding: a loop over documents
-    parts = zip(*(x.transpose(0, 1)[None].split(lengths, dim=2) for x in (q, k, v)))           # (1, heads, length, hs) each
-    out = [F.scaled_dot_product_attention(*qkv, is_causal=layout.causal, enable_gqa=True) for qkv in parts]
-    return torch.cat(out, dim=2)[0].transpose(0, 1)            # (T, nh, hs)
+def attend(q, k, v, context, layer):
+    """Attention of each token over its own document.
+
+    q: (T, nh, hs), k and v: (T, n_kv, hs). Returns (T, nh, hs).
+    """
+    if context.cache is not None:
+        context.cache.write(layer, context.document, context.index, k, v)
+    if context.bias is not None:
+        # a decode step: one token a document, against the cache; heads that share a key are
+        # queries of that key
+        k, v = context.cache.read(layer)                                # (B, n_kv, capacity, hs)
+        q = q.unflatten(1, (k.shape[1], -1))                            # (B, n_kv, group, hs)
+        return F.scaled_dot_product_attention(q, k, v, context.bias).flatten(1, 2)
+    if has_flash_attention(q.device, q.dtype):
+        options = dict(window_size=(-1, 0) if context.causal else (-1, -1))
+        if "enable_gqa" in VARLEN_OPTIONS:                              # torch >= 2.12
+            options["enable_gqa"] = q.shape[1] != k.shape[1]
+        elif q.shape[1] != k.shape[1]:
+            group = q.shape[1] // k.shape[1]
+            k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
+        ends = context.cu_seqlens
+        return varlen_attn(q, k, v, ends, ends, context.max_len, context.max_len, **options)
+    # elsewhere a loop over documents: no padding and no mask
+    lengths = [b - a for a, b in zip(context.cu_seqlens, context.cu_seqlens[1:])]
+    heads_first = [x.transpose(0, 1)[None].split(lengths, dim=2) for x in (q, k, v)]
+    out = []
+    for one_q, one_k, one_v in zip(*heads_first):                       # (1, heads, length, hs)
+        out.append(F.scaled_dot_product_attention(one_q, one_k, one_v, is_causal=context.causal,
+                                                  enable_gqa=True))
+    return torch.cat(out, dim=2)[0].transpose(0, 1)                     # (T, nh, hs)
 
 
-class Norm(nn.RMSNorm):
-    """In the dtype of what it reads: its gain follows, as torch norms two dtypes in several passes."""
+class RMSNorm(nn.RMSNorm):
+    """RMSNorm in the input's dtype. A norm of two dtypes would run as several kernels."""
 
     def __init__(self, C):
-        super().__init__(C, eps=torch.finfo(torch.float32).eps)         # else that of x, by torch's manual: 0.008 for bfloat16
+        # by default torch takes the epsilon of the input's dtype: 0.008 for bfloat16
+        super().__init__(C, eps=torch.finfo(torch.float32).eps)
 
     def forward(self, x):
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
 class Attention(nn.Module):
-    def __init__(self, shape, layer):
+    def __init__(self, config, layer):
         super().__init__()
-        self.layer, self.hs = layer, shape.n_embd // shape.n_head
-        self.wq = nn.Linear(shape.n_embd, shape.n_head * self.hs, bias=False)
-        self.wk = nn.Linear(shape.n_embd, shape.n_kv_head * self.hs, bias=False)
-        self.wv = nn.Linear(shape.n_embd, shape.n_kv_head * self.hs, bias=False)
-        self.wo = nn.Linear(shape.n_head * self.hs, shape.n_embd, bias=False)
+        C, self.layer, self.hs = config.n_embd, layer, config.n_embd // config.n_head
+        self.wq = nn.Linear(C, config.n_head * self.hs, bias=False)
+        self.wk = nn.Linear(C, config.n_kv_head * self.hs, bias=False)
+        self.wv = nn.Linear(C, config.n_kv_head * self.hs, bias=False)
+        self.wo = nn.Linear(config.n_head * self.hs, C, bias=False)
         self.wo.into_residual = True
 
-    def forward(self, x, layout):
-        q, k, v = (w(x).unflatten(-1, (-1, self.hs)) for w in (self.wq, self.wk, self.wv))     # (T, heads, hs)
-        if layout.rotary is not None:
-            q, k = apply_rotary(q, layout.rotary), apply_rotary(k, layout.rotary)
-        return self.wo(attend(q, k, v, layout, self.layer).flatten(-2))
+    def forward(self, x, context):
+        q, k, v = (w(x).unflatten(-1, (-1, self.hs)) for w in (self.wq, self.wk, self.wv))
+        if context.rotary is not None:
+            q = apply_rotary(q, context.rotary)                         # (T, nh, hs)
+            k = apply_rotary(k, context.rotary)                         # (T, n_kv, hs)
+        return self.wo(attend(q, k, v, context, self.layer).flatten(-2))
 
 
 class MLP(nn.Module):
     """SwiGLU (arXiv 2002.05202)."""
 
-    def __init__(self, shape):
+    def __init__(self, config):
         super().__init__()
-        self.gate = nn.Linear(shape.n_embd, shape.n_mlp, bias=False)
-        self.up = nn.Linear(shape.n_embd, shape.n_mlp, bias=False)
-        self.down = nn.Linear(shape.n_mlp, shape.n_embd, bias=False)
+        self.gate = nn.Linear(config.n_embd, config.n_mlp, bias=False)
+        self.up = nn.Linear(config.n_embd, config.n_mlp, bias=False)
+        self.down = nn.Linear(config.n_mlp, config.n_embd, bias=False)
         self.down.into_residual = True
 
     def forward(self, x):
@@ -167,185 +183,187 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, shape, layer):
+    def __init__(self, config, layer):
         super().__init__()
-        self.norm1, self.attention = Norm(shape.n_embd), Attention(shape, layer)
-        self.norm2, self.mlp = Norm(shape.n_embd), MLP(shape)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.norm1 = RMSNorm(config.n_embd)
+        self.attention = Attention(config, layer)
+        self.norm2 = RMSNorm(config.n_embd)
+        self.mlp = MLP(config)
+        self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x, layout):
-        x = x + self.dropout(self.attention(self.norm1(x), layout))
+    def forward(self, x, context):
+        x = x + self.dropout(self.attention(self.norm1(x), context))
         return x + self.dropout(self.mlp(self.norm2(x)))
 
 
 class GPT(nn.Module):
-    def __init__(self, shape):
+    def __init__(self, config):
         super().__init__()
-        self.shape = shape
-        self.token = nn.Embedding(VOCAB, shape.n_embd)
-        self.plane = nn.Embedding(2 * shape.n_slots, shape.n_embd)     # which pair, input or output: the same for all encodings
-        self.encoding = build(shape)
-        self.task = nn.Embedding(shape.n_tasks, shape.n_embd) if shape.n_tasks else None
-        self.view = nn.Embedding(shape.n_views, shape.n_embd) if shape.n_views else None
-        self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(shape.n_layer))
-        self.norm = Norm(shape.n_embd)
-        self.head = nn.Linear(shape.n_embd, VOCAB, bias=False)
+        self.config, C = config, config.n_embd
+        self.token = nn.Embedding(VOCAB, C)
+        # which pair, input or output: the same for every encoding, so that positions alone differ
+        self.segment = nn.Embedding(2 * config.n_pairs, C)
+        self.encoding = build(config)
+        self.task = nn.Embedding(config.n_tasks, C) if config.n_tasks else None
+        self.view = nn.Embedding(config.n_views, C) if config.n_views else None
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.norm = RMSNorm(C)
+        self.head = nn.Linear(C, VOCAB, bias=False)
         self.apply(self.init)
-        nn.init.normal_(self.head.weight, std=0.02)            # small logits: the first loss is close to ln 14 = 2.64
+        nn.init.normal_(self.head.weight, std=0.02)    # small logits: the first loss is near ln 14
 
     def init(self, module):
-        """Matrices keep the size of what they read; those that write into the residual stream are smaller, so that
-        n_layer blocks of two writes add up to about one (GPT-2). Embeddings start at 0.5: two or three of them make about one.
-        What an encoding adds starts at 1, whatever its features are."""
+        """Matrices keep the size of what they read.
+
+        Those that write into the residual stream are smaller, so that 2 * n_layer writes add up to
+        about one (GPT-2). Embeddings start at 0.5, as two or three of them are added. What an
+        encoding adds starts at 1, whatever its features are.
+        """
         if isinstance(module, nn.Linear):
             std = module.in_features ** -0.5 / getattr(module, "input_rms", 1)
             if getattr(module, "into_residual", False):
-                std /= (2 * self.shape.n_layer) ** 0.5
+                std /= (2 * self.config.n_layer) ** 0.5
             nn.init.normal_(module.weight, std=std)
         elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=getattr(module, "std", 0.5))
+            nn.init.normal_(module.weight, std=getattr(module, "initial_std", 0.5))
 
-    def forward(self, tokens, coords, docs, labels=None, cache=None, causal=True):
-        """-> logits (T, V), of the token that comes next."""
-        return self.head(self.hidden(tokens, coords, docs, labels, cache, causal))
+    def forward(self, tokens, coords, cu_seqlens, task_view=None, cache=None, causal=True):
+        """Returns the logits (T, V) of the token that comes next.
 
-    def hidden(self, tokens, coords, docs, labels=None, cache=None, causal=True, more=0):
-        """-> (T, C), normed. tokens (T,), coords (T, 4), docs (D + 1,) the offset at which each document begins and the last
-        one's end, labels (T, 2): task row and view, used where the network has such embeddings. With a cache: a first call
-        with the documents' beginnings, then one token for each document a call. `more` (T, C) is added to the embeddings."""
-        doc, bias = None, None
-        if cache is not None:
-            doc = torch.repeat_interleave(torch.arange(cache.B, device=tokens.device), docs.diff(), output_size=len(tokens))
-        x = self.token(tokens) + self.plane(coords[:, 1]) + self.encoding(coords) + more       # (T, C)
+        tokens: (T,); coords: (T, 4), see arc/tokens.py; cu_seqlens: (D + 1,) int32, the index at
+        which each document begins, and T; task_view: (T, 2), row of the task embedding and symmetry,
+        read where the network has such embeddings. With a cache a first call takes the documents'
+        beginnings; each later one is a decode step, one token a document, with cu_seqlens None.
+        """
+        x = self.embed(tokens, coords, task_view)
+        return self.head(self.run_blocks(x, coords, cu_seqlens, cache, causal))
+
+    def embed(self, tokens, coords, task_view):
+        x = self.token(tokens) + self.segment(coords[:, 1]) + self.encoding(coords)     # (T, C)
         if self.task is not None:
-            x = x + self.task(labels[:, 0])
+            x = x + self.task(task_view[:, 0])
         if self.view is not None:
-            x = x + self.view(labels[:, 1])
-        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+            x = x + self.view(task_view[:, 1])
+        return x
+
+    def run_blocks(self, x, coords, cu_seqlens, cache=None, causal=True):
+        """Returns the normed output (T, C) of the last block for embedded tokens x (T, C)."""
+        device, dtype = x.device, x.dtype
+        if torch.is_autocast_enabled(device.type):
+            dtype = torch.get_autocast_dtype(device.type)
+        document = bias = None
+        if cache is not None:
+            document = torch.arange(cache.B, device=device)
+        if cu_seqlens is None:                 # a decode step sees no further than its own token
+            unseen = torch.arange(cache.capacity, device=device) > coords[:, :1]
+            bias = torch.zeros_like(unseen, dtype=dtype).masked_fill(unseen, -torch.inf)
+            bias = bias[:, None, None]
+        elif cache is not None:
+            lengths = cu_seqlens.diff()
+            document = torch.repeat_interleave(document, lengths, output_size=len(x))    # (T,)
+        if cu_seqlens is not None and not has_flash_attention(device, dtype):
+            cu_seqlens = cu_seqlens.tolist()
         angles = self.encoding.angles(coords)
-        rotary = None if angles is None else rotary_of(angles)
-        if cache is not None and len(tokens) == cache.B:
-            hidden = torch.arange(cache.span, device=x.device) > coords[:, :1]
-            bias = torch.zeros_like(hidden, dtype=dtype).masked_fill(hidden, -torch.inf)[:, None, None]
-        elif not has_varlen(x.device, dtype):
-            docs = docs.tolist()
-        layout = Layout(docs, rotary, self.shape.max_len, causal, cache, doc, coords[:, 0], bias)
-        x = x.to(dtype)                                         # what blocks add up in, too: half the bytes of every norm
+        rotary = None if angles is None else rotary_tables(angles)
+        context = AttentionContext(cu_seqlens, rotary, self.config.max_len, causal, cache, document,
+                                   coords[:, 0], bias)
+        x = x.to(dtype)                        # the residual stream too: half the bytes of each norm
         for block in self.blocks:
-            x = block(x, layout)
+            x = block(x, context)
         return self.norm(x)
 
-    def counts(self):
-        """Parameters: (of the network, of embedding tables)."""
-        tables = sum(m.weight.numel() for m in self.modules() if isinstance(m, nn.Embedding))
-        return sum(p.numel() for p in self.parameters()) - tables, tables
+    def parameter_groups(self):
+        """Returns the parameters by kind: matrices of the blocks, head, norms, tables.
+
+        Tables are the embeddings and the encoding's projection.
+        """
+        groups = dict(matrices=[], head=list(self.head.parameters()), norms=[], tables=[])
+        in_blocks = {id(p) for p in self.blocks.parameters()}
+        in_head = {id(p) for p in groups["head"]}
+        for p in self.parameters():
+            if id(p) in in_head:
+                continue
+            kind = "norms" if p.ndim == 1 else "matrices" if id(p) in in_blocks else "tables"
+            groups[kind].append(p)
+        return groups
+
+    def count_parameters(self):
+        """Returns (parameters of the network, parameters in embedding tables)."""
+        tables = [m.weight.numel() for m in self.modules() if isinstance(m, nn.Embedding)]
+        return sum(p.numel() for p in self.parameters()) - sum(tables), sum(tables)
 
 
 class Answer(NamedTuple):
-    tokens: object                                             # numpy (n,), without the final `end`
-    logps: object                                              # numpy (n + 1,): log-probability of each, and of `end`
+    tokens: np.ndarray                         # (n,), without the final `end`
+    logprobs: np.ndarray                       # (n + 1,): of each token, and of `end`
+
+
+def run_steps(step, times, device):
+    """Calls step() that many times. engine/cuda_graphs.py has a faster one for CUDA."""
+    for _ in range(times):
+        step()
 
 
 @torch.no_grad()
-def generate(model, tokens, coords, docs, labels, max_new, temperature=0.0):
-    """Continue each document to its `end`: a list of D Answers, None where max_new tokens (a number, or one for each document) did not suffice or the
-    grid left the frame. Greedy at temperature 0, over all 14 tokens: nothing forces an answer to be a grid."""
-    device, B, last = tokens.device, len(docs) - 1, docs[1:].long() - 1
-    keep, move = torch.from_numpy(KEEP).to(device, torch.long), torch.from_numpy(STEP).to(device, torch.long)
-    room, most = torch.as_tensor(max_new, device=device).expand(B), int(torch.as_tensor(max_new).max())
+def generate(model, prompts, max_new_tokens, temperature=0.0, run_steps=run_steps):
+    """Continues each document to its `end`. Returns a list of D Answers.
+
+    An answer is None where max_new_tokens (a number, or one a document) did not suffice, or the grid
+    left the canvas. Greedy at temperature 0, over all 14 tokens: nothing forces an answer to be a
+    grid. prompts: has tokens, coords, cu_seqlens, task_view, as `GPT.forward` takes them.
+    """
+    cu_seqlens, device = prompts.cu_seqlens, prompts.tokens.device
+    B, last = len(cu_seqlens) - 1, cu_seqlens[1:].long() - 1
+    keep_table = torch.from_numpy(KEEP).to(device, torch.long)
+    step_table = torch.from_numpy(STEP).to(device, torch.long)
+    limits = torch.as_tensor(max_new_tokens, device=device).expand(B)
+    most, longest = int(limits.max()), int(cu_seqlens.diff().max())
+
     answers = torch.full((B, most), END, device=device)
-    logps = torch.zeros(B, most, device=device)
+    logprobs = torch.zeros(B, most, device=device)
     finished = torch.zeros(B, dtype=torch.bool, device=device)
-    rows, alive = torch.arange(B, device=device), torch.ones(B, dtype=torch.bool, device=device)
-    count = torch.zeros(1, dtype=torch.long, device=device)    # tokens answered
-    longest = int(docs.diff().max())
+    rows = torch.arange(B, device=device)      # the documents that are still decoded
+    alive = torch.ones(B, dtype=torch.bool, device=device)
+    count = torch.zeros(1, dtype=torch.long, device=device)             # tokens answered
     cache = Cache(B, longest)
-    logits = model(tokens, coords, docs, labels, cache)[last]
-    token, place, labels = tokens[last], coords[last], labels[last]                            # the last one read, and where it stands
+    logits = model(prompts.tokens, prompts.coords, cu_seqlens, prompts.task_view, cache)[last]
+    # the token that each document read last, and where it stands
+    token, cursor, task_view = prompts.tokens[last], prompts.coords[last], prompts.task_view[last]
 
     def read(logits):
-        """Take each document's next token, in place, so that a recorded step goes on where the last one ended."""
-        logp = logits.float().log_softmax(-1)                                                  # (B, V)
-        # a finished document stays where it is
-        place.copy_(torch.where(alive[:, None], advance(place, token, keep, move), place))
-        token.copy_(logp.argmax(-1) if temperature == 0 else
-                    torch.multinomial((logp / temperature).softmax(-1), 1)[:, 0])
+        """Takes each document's next token, in place: a recorded step goes on where it ended."""
+        logp = logits.float().log_softmax(-1)                           # (B, V)
+        moved = advance(cursor, token, keep_table, step_table)
+        cursor.copy_(torch.where(alive[:, None], moved, cursor))        # finished ones stay
+        if temperature == 0:
+            token.copy_(logp.argmax(-1))
+        else:
+            token.copy_(torch.multinomial((logp / temperature).softmax(-1), 1)[:, 0])
         answers[rows, count] = torch.where(alive, token, END)
-        logps[rows, count] = torch.where(alive, logp.gather(1, token[:, None])[:, 0], 0)
+        logprobs[rows, count] = torch.where(alive, logp.gather(1, token[:, None])[:, 0], 0)
         finished[rows] |= alive & (token == END)
-        inside = (advance(place, token, keep, move)[:, 2:] < model.shape.frame).all(-1) & (count + 1 < room[rows])
-        alive.logical_and_(((token < START) | (token == ROW)) & inside)
+        is_grid = (token < START) | (token == ROW)
+        position = advance(cursor, token, keep_table, step_table)[:, 2:]
+        inside = (position < model.config.canvas).all(-1)
+        alive.logical_and_(is_grid & inside & (count + 1 < limits[rows]))
         count.add_(1)
 
     read(logits)
-    done, chunk = 1, 8 if device.type == "cpu" else 32         # every so many steps the host waits, and looks who is left
+    done = 1
+    chunk = 8 if device.type == "cpu" else 32  # steps between two looks at who is left
     while done < most and (left := int(alive.sum())):
         if left <= 0.7 * len(rows):
-            rows, token, place, labels = (x[alive] for x in (rows, token, place, labels))
+            rows, token, cursor, task_view = (x[alive] for x in (rows, token, cursor, task_view))
             cache.keep(alive)
             alive = alive[alive]
         steps = min(chunk, most - done)
-        cache.reach(min(longest + done + steps, model.shape.max_len))
-        starts = torch.arange(len(rows) + 1, device=device, dtype=docs.dtype)
-        repeat(lambda: read(model(token, place, starts, labels, cache)), steps, device)
+        cache.reserve(min(longest + done + steps, model.config.max_len))
+        run_steps(lambda: read(model(token, cursor, None, task_view, cache)), steps, device)
         done += steps
-    answers, logps, finished = answers.cpu().numpy(), logps.cpu().numpy(), finished.tolist()
+
+    answers, logprobs = answers.cpu().numpy(), logprobs.cpu().numpy()
     ends = (answers == END).argmax(1)
-    return [Answer(a[:n], p[:n + 1]) if ok else None for a, p, n, ok in zip(answers, logps, ends, finished)]
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Checkpoints: one dict of tensors, numbers, strings and plain containers
-
-KIND = "nanoarc checkpoint 1"
-
-
-UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError)   # what torch.load raises on a file cut short
-
-
-def save_whole(path, what):
-    """Write to a temporary file, then rename: a reader finds the old file or the new one, never half a file."""
-    temporary = Path(f"{path}.tmp")
-    torch.save(what, temporary)
-    temporary.replace(path)
-
-
-def save_checkpoint(path, model, **rest):
-    save_whole(path, {"kind": KIND, "network": type(model).__name__, "shape": asdict(model.shape), "model": model.state_dict(), **rest})
-
-
-def load_checkpoint(path, network="GPT", cure="train first, or name one with --init_from="):
-    """The dict of a checkpoint of a network of that class, on the CPU. Nothing in the file is executed (weights_only)."""
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such checkpoint; {cure}")
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        raise UserError(f"{path}: not a readable checkpoint, perhaps cut short ({type(error).__name__})") from None
-    if not isinstance(found, dict) or found.get("kind") != KIND:
-        raise UserError(f"{path}: a file of another program, or of another version: its kind is not {KIND!r}")
-    if found.get("network", "GPT") != network:
-        raise UserError(f"{path}: holds a {found.get('network', 'GPT')}, and a {network} is needed here (train.py writes GPT, refine.py Refiner)")
-    return found
-
-
-def check_shape(found, shape, path):
-    """UserError naming every knob in which a checkpoint's network differs from the one that was asked for."""
-    knobs = {"n_slots": "demos + 1", "n_tasks": "tasks trained on", "n_views": "view_embed * 8"}
-    differ = [f"{knobs.get(f.name, f.name)} is {found['shape'].get(f.name)!r} there and {getattr(shape, f.name)!r} here"
-              for f in fields(Shape) if found["shape"].get(f.name) != getattr(shape, f.name) and f.name != "dropout"]
-    if differ:
-        raise UserError(f"{path}: another network: {'; '.join(differ)}")
-
-
-def rebuild(found, device="cpu"):
-    """GPT with the averaged weights of a checkpoint's dict, in eval mode."""
-    model = GPT(Shape(**found["shape"]))
-    model.load_state_dict(found["model"])
-    return model.to(device).eval()
-
-
-def from_checkpoint(path, device="cpu"):
-    """-> (rebuild of it; the checkpoint's dict)."""
-    found = load_checkpoint(path)
-    return rebuild(found, device), found
+    out = []
+    for answer, logprob, end, ok in zip(answers, logprobs, ends, finished.tolist()):
+        out.append(Answer(answer[:end], logprob[:end + 1]) if ok else None)
+    return out

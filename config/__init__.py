@@ -1,218 +1,273 @@
-"""Every knob, its default, its unit and a line of advice; and the loader.
+"""Every knob with its default, range and advice; and the loader of config files.
 
-A config file is a list of plain assignments; `--key=value` on the command line comes after it:
+A config file holds plain assignments, and `--key=value` on the command line comes after it:
+
     python train.py config/quadtree.py --learning_rate=1e-3
 """
 import ast
+import dataclasses
 import difflib
 import os
 import runpy
 import types
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
+# torch reads this when it is imported. Decoding reserves 26 GiB with it, and 45 GiB without.
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
-os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")     # torch reads it when imported; drafting reserves 26 GiB, not 45
+MANY = 10**9
 
 
 class UserError(ValueError):
-    """Something its reader can mend: shown without a traceback. The text names the value and the cure."""
+    """Something its reader can mend: shown without a traceback. It names the value and the cure."""
 
 
-def names(text):
-    """The parts of a knob that lists several, "a, b"."""
+def split_names(text):
+    """Returns the parts of a knob that lists several, "a, b"."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-RANGES = (                                                     # knobs, the least and the most they may be
-    ("max_steps demos keep_every micro_tokens frame rate_views", 0, 10 ** 9),
-    ("batch_tokens n_layer n_head n_kv_head n_embd n_mlp views draft_tokens eval_every log_every oned_eval oned_min_width", 1, 10 ** 9),
-    ("refine_steps short", 0, 10 ** 9), ("focus", 0.01, 1000),
-    ("refine_tasks refine_views refine_layers refine_loops", 1, 10 ** 9), ("refine_temperature", 0, 10),
-    ("refine_right refine_corrupt", 0, 1), ("refine_wrong", 1, 1000),
-    ("max_len", 8, 10 ** 9), ("max_answer", 2, 10 ** 9), ("seed", 0, 2 ** 31 - 1), ("workers", -1, 256),
-    ("dropout beta2", 0, 0.9999), ("beta1", 0.01, 0.9999), ("warmup decay oned_lift", 0, 1), ("weight_decay embed_decay grad_clip", 0, 10 ** 6),
-)
+def knob(default, advice, low=None, high=MANY):
+    """A field of Config. Its value must lie between low and high, where low is given."""
+    return dataclasses.field(default=default, metadata=dict(advice=advice, low=low, high=high))
 
 
 @dataclass
 class Config:
     # -- the run
-    out_dir: str = ""               # what the run leaves; empty: out/<name of the config file>
-    overwrite: bool = False         # start anew in an out_dir that holds a run
-    resume: bool = False            # go on from out_dir/ckpt.pt, exactly
-    init_from: str = ""             # a checkpoint whose weights to start from; step, optimizer and best score start anew
-    eval_only: bool = False         # solve `test` (or `tasks`) with out_dir/ckpt.pt or init_from; train, val, focus, short and the like do nothing
-    seed: int = 1
+    out_dir: str = knob("", "what the run leaves; empty: out/<name of the config file>")
+    overwrite: bool = knob(False, "start anew in an out_dir that holds a run")
+    resume: bool = knob(False, "go on from out_dir/ckpt.pt, exactly")
+    init_from: str = knob("", "a checkpoint whose weights to start from; all else starts anew")
+    eval_only: bool = knob(False, "solve `test` (or `tasks`) with out_dir/ckpt.pt or init_from")
+    seed: int = knob(1, "of samples, views, weights and dropout", 0, 2**31 - 1)
 
-    # -- data. A source is oned, a JSON file, a directory, arc1:training, arc1:evaluation, arc2:...; join with +, take 100 tasks with #100,
-    #    the first 16 demonstrations of each with @16 (re_arc/tasks@16, re_arc/tasks@16#100)
-    train: str = "oned"
-    val: str = "oned"               # curves, best.pt, every choice
-    test: str = "oned"              # scored once, at the end; empty: not scored
-    tasks: str = ""                 # a task file of yours to solve: takes the place of `test`
-    demos: int = 3                  # most demonstrations in a document; 0: none (then task_embed must hold the rule)
-    task_embed: bool = False        # learn a vector for each task (the transductive form; on top of demos: both)
-    view_embed: bool = False        # learn a vector for each of the 8 symmetries
-    symmetries: bool = False        # train and vote under the 8 symmetries of the square
-    colors: bool = True             # train and vote under permutations of the colours 1..9
-    max_len: int = 1024             # tokens of a document; demonstrations that do not fit are left out and counted
-    max_answer: int = 128           # tokens kept free for an answer; a longer draft has failed
-    frame: int = 0                  # side of the square of positions, a power of two; 0: the smallest that fits the data
-    focus: float = 1.0              # with task_embed: how many times as often training shows the demonstrations of val and test as other pairs
-    short: int = 0                  # tokens; training shows a longer document (so fewer with many demonstrations) short / length times as often; 0: as any
-    fold: str = ""                  # "0/8" holds out an eighth of the pairs, by hash, but for the demonstrations of val and test: refine.py drafts these
+    # -- data. A source is oned, a JSON file, a directory, arc1:training, arc1:evaluation, arc2:...
+    #    Join with +. x#100 takes 100 tasks of x, x@16 the first 16 demonstrations of each.
+    train: str = knob("oned", "source to train on")
+    val: str = knob("oned", "source for curves, best.pt and every choice")
+    test: str = knob("oned", "source that is scored once, at the end; empty: none")
+    tasks: str = knob("", "a task file of yours to solve: takes the place of `test`")
+    demos: int = knob(3, "most demonstrations in a document; 0: none, with task_embed", 0)
+    task_embed: bool = knob(False, "learn a vector for each task (the transductive form)")
+    view_embed: bool = knob(False, "learn a vector for each of the 8 symmetries")
+    symmetries: bool = knob(False, "train and vote under the 8 symmetries of the square")
+    colors: bool = knob(True, "train and vote under permutations of the colors 1 to 9")
+    max_len: int = knob(1024, "tokens of a document; demonstrations that do not fit are dropped", 8)
+    max_answer: int = knob(128, "tokens kept free for an answer; a longer one has failed", 2)
+    canvas: int = knob(0, "side of the square of positions, a power of two; 0: smallest that fits", 0)
+    oversample: float = knob(1.0, "times as often are demonstrations of val and test shown, where "
+                             "task_embed trains on them", 0.01, 1000)
+    downweight_above: int = knob(0, "tokens; a longer document is kept with probability "
+                                 "downweight_above / length; 0: all are", 0)
+    holdout: str = knob("", "\"0/8\" keeps an eighth of the pairs, by hash, out of training for "
+                        "refine.py to predict; demonstrations of val and test are not kept out")
 
-    # -- the generator behind `oned` (data/oned.py)
-    oned_min_width: int = 7         # cells; families that need more get their minimum
-    oned_max_width: int = 16
-    oned_families: str = ""         # "1d_fill,1d_flip"; empty: all 18
-    oned_held_out: str = ""         # families that are never trained on, and alone make up val and test
-    oned_lift: float = 0.2          # share of tasks lifted to 2D (a little less in training: a step ends before a task that is too long)
-    oned_eval: int = 25             # tasks a family in val, and as many in test
+    # -- the generator behind `oned` (arc/oned.py)
+    oned_min_width: int = knob(7, "cells; families that need more get their minimum", 1)
+    oned_max_width: int = knob(16, "cells")
+    oned_families: str = knob("", "\"1d_fill,1d_flip\"; empty: all 18")
+    oned_held_out: str = knob("", "families never trained on, which alone make up val and test")
+    oned_lift: float = knob(0.2, "share of tasks lifted to 2D", 0, 1)
+    oned_eval: int = knob(25, "tasks a family in val, and as many in test", 1)
 
     # -- the network (model.py)
-    encoding: str = "quadtree"      # a name in encodings/index.py; "quadtree+rope3d" is both
-    n_layer: int = 4
-    n_head: int = 2                 # heads; n_embd / n_head must be even for rotary encodings
-    n_kv_head: int = 2              # grouped-query attention: n_head / n_kv_head heads share a key and a value
-    n_embd: int = 128               # C, channels
-    n_mlp: int = 256                # hidden width of SwiGLU
-    dropout: float = 0.0            # on the residual branches; worth it only where data repeat
+    encoding: str = knob("quadtree", "a name in encodings/index.py; \"quadtree+rope3d\" is both")
+    n_layer: int = knob(4, "blocks", 1)
+    n_head: int = knob(2, "heads; n_embd / n_head must be even for rotary encodings", 1)
+    n_kv_head: int = knob(2, "n_head / n_kv_head heads share a key and a value", 1)
+    n_embd: int = knob(128, "C, channels", 1)
+    n_mlp: int = knob(256, "hidden width of SwiGLU", 1)
+    dropout: float = knob(0.0, "on the residual branches; pays only where data repeat", 0, 0.9999)
 
     # -- optimisation
-    optimizer: str = "muon_schedulefree"   # or schedulefree, adamw, muon
-    learning_rate: float = 1e-2     # Muon is scaled to AdamW's update size, so one rate serves both
-    max_steps: int = 2400
-    batch_tokens: int = 1536        # tokens a step, in whole documents; many small steps beat few large ones on `oned`
-    micro_tokens: int = 0           # tokens at once; 0: all. When memory runs out it is halved, and a line says so
-    warmup: float = 0.02            # share of the steps
-    decay: float = 0.3              # share of the steps, adamw and muon only: linear to zero
-    weight_decay: float = 0.2       # on matrices
-    embed_decay: float = 0.0        # on embeddings and the encoding's projection
-    beta1: float = 0.9              # AdamW, and the interpolation of schedule-free
-    beta2: float = 0.98
-    grad_clip: float = 1.0          # norm; 0: none
+    optimizer: str = knob("muon_schedulefree", "or schedulefree, adamw, muon")
+    learning_rate: float = knob(1e-2, "of AdamW; Muon's updates are scaled to the same size")
+    max_steps: int = knob(2400, "steps of batch_tokens", 0)
+    batch_tokens: int = knob(1536, "tokens a step, in whole documents; on `oned` many small steps "
+                             "beat few large ones", 1)
+    micro_tokens: int = knob(0, "tokens at once; 0: all. Halved when memory runs out", 0)
+    warmup: float = knob(0.02, "share of the steps", 0, 1)
+    decay: float = knob(0.3, "share of the steps; adamw and muon fall linearly to 0", 0, 1)
+    weight_decay: float = knob(0.2, "on matrices", 0)
+    embed_decay: float = knob(0.0, "on embeddings and the encoding's projection", 0)
+    beta1: float = knob(0.9, "AdamW, and the interpolation of schedule-free", 0.01, 0.9999)
+    beta2: float = knob(0.98, "AdamW", 0, 0.9999)
+    grad_clip: float = knob(1.0, "norm; 0: none", 0)
 
     # -- evaluation
-    eval_every: int = 400           # steps
-    views: int = 4                  # distinct views drafted and voted on a test input
-    rate_views: int = 0             # drafts (and corrections) are ranked by how likely their grid is under so many views; 0: by votes
-    draft_tokens: int = 32768       # tokens of the documents decoded at once, about: what memory for keys and values allows
+    eval_every: int = knob(400, "steps", 1)
+    views: int = knob(4, "distinct views that predict and vote on a test input", 1)
+    rerank_views: int = knob(0, "views under which the likelihood of each grid orders the attempts; "
+                             "0: votes do", 0)
+    predict_tokens: int = knob(32768, "tokens of the documents decoded at once, about", 1)
 
-    # -- the refinement network (refine.py), in out_dir/refine; what is not here it takes from above
-    refine_from: str = ""           # the checkpoint whose drafts are refined; empty: out_dir/ckpt.pt
-    refine_train: str = "oned"      # tasks to draft for training, which that checkpoint must not know: oned, or sources as above;
-                                    # seen: those it was trained on (a control: it learns to copy). With `fold` it is not read: the pairs held out are drafted
-    refine_tasks: int = 4000        # tasks to look for failing drafts in; more is better, 3 ms each on 2 CPU cores
-    refine_views: int = 4           # views drafted of each; the refiner is told what share of them agrees, so not 1
-    refine_temperature: float = 0.7 # one more draft of each, sampled; 0: none
-    refine_right: float = 0.25      # share of documents whose draft is right, to learn to leave well alone
-    refine_corrupt: float = 0.15    # share whose draft is a damaged answer; 1: nothing else (a control). Above a third it learns noise
-    refine_draft: bool = True       # False: the draft's size alone is told (a control)
-    refine_layers: int = 2          # bidirectional blocks on top of a copy of the drafting network, applied refine_loops times
-    refine_loops: int = 2           # each corrects what the one before said
-    refine_wrong: float = 4.0       # weight of a cell that is wrong, where others count 1
-    refine_steps: int = 1000        # of batch_tokens; a step costs about refine_loops steps of train.py; with task_embed one more, to rehearse
-    refine_learning_rate: float = 1e-2
+    # -- the refinement network (refine.py), in out_dir/refine; the rest it takes from above
+    refine_from: str = knob("", "checkpoint whose predictions are refined; empty: out_dir/ckpt.pt")
+    refine_train: str = knob("oned", "tasks to predict for training, which that checkpoint must not "
+                             "know; not read where `holdout` says which")
+    refine_tasks: int = knob(4000, "tasks to look for wrong predictions in; more is better", 1)
+    refine_views: int = knob(4, "views predicted of each; not 1, as their agreement is an input", 1)
+    refine_temperature: float = knob(0.7, "of one more prediction of each; 0: none", 0, 10)
+    refine_right: float = knob(0.25, "share of documents whose prediction is right", 0, 1)
+    refine_corrupt: float = knob(0.15, "share whose prediction is a damaged answer", 0, 1)
+    refine_layers: int = knob(2, "bidirectional blocks on top of a copy of the base network", 1)
+    refine_loops: int = knob(2, "times they are applied; each loop corrects the one before", 1)
+    refine_wrong: float = knob(4.0, "weight of a wrong cell, where others count 1", 1, 1000)
+    refine_steps: int = knob(1000, "steps of batch_tokens", 0)
+    refine_learning_rate: float = knob(1e-2, "as learning_rate")
 
     # -- the machine
-    device: str = ""                # cuda, mps, cpu; empty: the first of these that works
-    dtype: str = ""                 # autocast: bfloat16 or float32; empty: bfloat16 on NVIDIA GPUs since Ampere, float32 elsewhere
-    compile: bool = True            # torch.compile and CUDA graphs: train.py, on CUDA, in bfloat16
-    workers: int = -1               # processes that prepare batches (tasks from files: one at most; refine.py: none); -1: 4 on CUDA, else 0
-    log_every: int = 100             # steps
-    keep_every: int = 0             # steps between snapshots that are kept; 0: none
+    device: str = knob("", "cuda, mps, cpu; empty: the first of these that works")
+    dtype: str = knob("", "bfloat16 or float32; empty: bfloat16 on NVIDIA GPUs since Ampere")
+    compile: bool = knob(True, "torch.compile and CUDA graphs: train.py on CUDA in bfloat16")
+    workers: int = knob(-1, "processes that prepare batches; -1: 4 on CUDA, else 0", -1, 256)
+    log_every: int = knob(100, "steps", 1)
+    keep_every: int = knob(0, "steps between snapshots that are kept; 0: none", 0)
 
     def __post_init__(self):
         if self.tasks:
             self.test = self.tasks
         self.device = self.device.lower()
-        for keys, least, most in RANGES:
-            for key in keys.split():
-                if not least <= getattr(self, key) <= most:
-                    raise UserError(f"{key} = {getattr(self, key)} is out of its range, {least} to {most}")
-        for key in ("learning_rate", "refine_learning_rate"):
-            if not getattr(self, key) > 0:
-                raise UserError(f"{key} = {getattr(self, key)} must be larger than 0")
-        if self.refine_right + self.refine_corrupt > 1:
-            raise UserError(f"refine_right = {self.refine_right} and refine_corrupt = {self.refine_corrupt} are shares of the same documents: "
-                            "together at most 1")
-        if self.oned_min_width > self.oned_max_width:
-            raise UserError(f"oned_min_width = {self.oned_min_width} is larger than oned_max_width = {self.oned_max_width}")
-        if self.max_answer >= self.max_len:
-            raise UserError(f"max_answer = {self.max_answer} leaves no room for a prompt in max_len = {self.max_len}")
-        if self.dtype not in ("", "bfloat16", "float32"):
-            raise UserError(f"dtype {self.dtype!r}: there are bfloat16 and float32")
-        if self.resume and (self.init_from or self.overwrite or self.eval_only):
-            raise UserError("--resume goes on with a run; it goes with none of --init_from, --overwrite and --eval_only")
-        for total, part in (("n_embd", "n_head"), ("n_head", "n_kv_head")):
-            if getattr(self, total) % getattr(self, part):
-                raise UserError(f"{total} = {getattr(self, total)} must be a multiple of {part} = {getattr(self, part)}")
-        if self.focus != 1 and not self.task_embed:
-            raise UserError(f"focus = {self.focus} is how often demonstrations of val and test are trained on, and without task_embed they are "
-                            "not: set --focus=1 or --task_embed=True")
-        if self.demos == 0 and not self.task_embed:
-            raise UserError("demos = 0 and task_embed = False: nothing would tell the rule; set --demos=3 or --task_embed=True")
-        if self.max_len > self.micro_limit():
-            raise UserError(f"a document may have max_len = {self.max_len} tokens, but only {self.micro_limit()} are processed "
-                            "at once: lower --max_len or raise --batch_tokens and --micro_tokens")
+        for field in dataclasses.fields(self):
+            low, high = field.metadata["low"], field.metadata["high"]
+            if low is not None and not low <= getattr(self, field.name) <= high:
+                raise UserError(f"{field.name} = {getattr(self, field.name)} is out of its range, "
+                                f"{low} to {high}")
+        check_together(self)
 
     def micro_limit(self):
+        """Returns how many tokens are processed at once at most."""
         return min(self.micro_tokens or self.batch_tokens, self.batch_tokens)
 
 
+def check_together(c):
+    """UserError where knobs contradict each other."""
+    for key in ("learning_rate", "refine_learning_rate"):
+        if not getattr(c, key) > 0:
+            raise UserError(f"{key} = {getattr(c, key)} must be larger than 0")
+    if c.refine_right + c.refine_corrupt > 1:
+        raise UserError(f"refine_right = {c.refine_right} and refine_corrupt = {c.refine_corrupt} are "
+                        "shares of the same documents: together at most 1")
+    if c.oned_min_width > c.oned_max_width:
+        raise UserError(f"oned_min_width = {c.oned_min_width} is larger than oned_max_width = "
+                        f"{c.oned_max_width}")
+    if c.max_answer >= c.max_len:
+        raise UserError(f"max_answer = {c.max_answer} leaves no room for a prompt in max_len = "
+                        f"{c.max_len}")
+    if c.dtype not in ("", "bfloat16", "float32"):
+        raise UserError(f"dtype {c.dtype!r}: there are bfloat16 and float32")
+    if c.canvas & (c.canvas - 1):
+        raise UserError(f"canvas = {c.canvas} is not a power of two")
+    if c.resume and (c.init_from or c.overwrite or c.eval_only):
+        raise UserError("--resume goes on with a run; it goes with none of --init_from, --overwrite "
+                        "and --eval_only")
+    for total, part in (("n_embd", "n_head"), ("n_head", "n_kv_head")):
+        if getattr(c, total) % getattr(c, part):
+            raise UserError(f"{total} = {getattr(c, total)} must be a multiple of {part} = "
+                            f"{getattr(c, part)}")
+    if c.oversample != 1 and not c.task_embed:
+        raise UserError(f"oversample = {c.oversample} is how often demonstrations of val and test are "
+                        "trained on, and without task_embed they are not: set --oversample=1 or "
+                        "--task_embed=True")
+    if c.demos == 0 and not c.task_embed:
+        raise UserError("demos = 0 and task_embed = False: nothing would tell the rule; set --demos=3 "
+                        "or --task_embed=True")
+    if c.max_len > c.micro_limit():
+        raise UserError(f"a document may have max_len = {c.max_len} tokens, but only "
+                        f"{c.micro_limit()} are processed at once: lower --max_len or raise "
+                        "--batch_tokens and --micro_tokens")
+
+
+# ------------------------------------------------------------------------------------------------
+# The loader
+
+RENAMED = {
+    "draft_tokens": "predict_tokens",
+    "focus": "oversample",
+    "fold": "holdout",
+    "frame": "canvas",
+    "rate_views": "rerank_views",
+    "short": "downweight_above",
+}
+
+
 def read_value(key, value, kind, where):
-    """A value as the type of its field; text is read as a Python literal unless the field takes text."""
+    """Returns a value as the type of its knob; text is read as a Python literal unless kind is str."""
     if isinstance(value, str) and kind is not str:
         try:
             value = ast.literal_eval(value)
         except (ValueError, SyntaxError):
-            pass                                               # stays text, and is refused below with the type it should have
+            pass                               # it stays text, and is refused below
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
-        raise UserError(f"{where}: {key} = {value!r} is of type {type(value).__name__}; {key} takes {kind.__name__}")
+        raise UserError(f"{where}: {key} = {value!r} is of type {type(value).__name__}; {key} takes "
+                        f"{kind.__name__}")
     return value
 
 
 def read_config(path):
-    """The plain assignments of a config file; imports, functions and names that begin with _ are its own business."""
+    """Returns the plain assignments of a config file.
+
+    Imports, functions and names that begin with _ are the file's own business.
+    """
     here = Path(__file__).parent
     for place in (Path(path), here.parent / path):
         if place.is_file() and place.suffix == ".py":
             break
     else:
-        raise UserError(f"{path}: no such config file (a .py file); there are {', '.join(f'config/{p.name}' for p in sorted(here.glob('[!_]*.py')))}")
+        known = ", ".join(f"config/{file.name}" for file in sorted(here.glob("[!_]*.py")))
+        raise UserError(f"{path}: no such config file (a .py file); there are {known}")
     try:
         found = runpy.run_path(str(place))
     except Exception as error:
         raise UserError(f"{path}: {type(error).__name__}: {error}") from None
     return {key: value for key, value in found.items()
-            if not key.startswith("_") and not callable(value) and not isinstance(value, types.ModuleType)}
+            if not (key.startswith("_") or callable(value) or isinstance(value, types.ModuleType))}
 
 
-def load(argv):
-    """[config file] --key=value ... -> (Config, {key: value} as given). A bare --key means True."""
-    kinds = {field.name: field.type for field in fields(Config)}
+def unknown_knob(key, where, kinds):
+    near = difflib.get_close_matches(key, kinds, 1, 0.6)
+    near += [name for name in kinds if "".join(word[0] for word in name.split("_")) == key]
+    near = [RENAMED[key]] if key in RENAMED else near
+    cure = "; config/__init__.py lists them, and --help prints them"
+    if near:
+        cure = f"; did you mean {near[0]} ({kinds[near[0]].__name__})?"
+    return UserError(f"{where}: there is no knob {key!r}{cure}")
+
+
+def usage():
+    lines = ["python train.py config/NAME.py --key=value ...   The knobs, their defaults, advice:"]
+    for field in dataclasses.fields(Config):
+        lines.append(f"  {f'--{field.name}={field.default!r}':34} {field.metadata['advice']}")
+    return "\n".join(lines)
+
+
+def load_config(argv):
+    """Returns (Config, {key: value} as given) of `[config file] --key=value ...`.
+
+    A bare --key means True. UserError names an unknown key or a wrong type, and the cure.
+    """
+    kinds = {field.name: field.type for field in dataclasses.fields(Config)}
     given, name = {}, "run"
     for arg in argv:
         if arg in ("-h", "--help"):
-            raise SystemExit("python train.py config/NAME.py --key=value ...   The knobs, with advice, are in config/__init__.py; their defaults:\n"
-                             + "\n".join(f"  --{field.name}={field.default!r}" for field in fields(Config)))
+            print(usage())
+            raise SystemExit(0)
         if arg.startswith("--"):
             key, equals, value = arg[2:].partition("=")
             key, where = key.replace("-", "_"), "command line"
             if not equals and kinds.get(key, bool) is not bool:
-                raise UserError(f"--{key} needs a value, and is written --{key}=VALUE ({kinds[key].__name__})")
+                raise UserError(f"--{key} needs a value, and is written --{key}=VALUE "
+                                f"({kinds[key].__name__})")
             found = {key: value if equals else "True"}
         else:
             found, where, name = read_config(arg), arg, Path(arg).stem
         for key, value in found.items():
             if key not in kinds:
-                near = difflib.get_close_matches(key, kinds, 1, 0.6) or [k for k in kinds if "".join(w[0] for w in k.split("_")) == key]
-                raise UserError(f"{where}: there is no knob {key!r}" + (f"; did you mean {near[0]} ({kinds[near[0]].__name__})?" if near
-                                                                      else "; config/__init__.py lists them, and --help prints them"))
+                raise unknown_knob(key, where, kinds)
             given[key] = read_value(key, value, kinds[key], where)
     given["out_dir"] = given.get("out_dir") or f"out/{name}"
     return Config(**given), given

@@ -3,6 +3,6 @@
 # Hardware: one H100, 23.7 minutes in all. Score: 56.5 % pass@2 of the 400 public evaluation tasks, one seed, with ConceptARC.
 from config.arc1_25min import *
 train = "arc1:training+arc2:training+re_arc/tasks@16"
-focus = 3.0                                                    # the demonstrations that are asked about would be 11 % of the tokens: so they are 26 %
+oversample = 3.0                                                    # the demonstrations that are asked about would be 11 % of the tokens: so they are 26 %
 max_steps = 75000
 warmup = 540 / max_steps                                       # as there

@@ -16,4 +16,4 @@ batch_tokens = 16384
 learning_rate = 4e-3
 max_steps = 5000
 eval_every = 1000
-draft_tokens = 1000000
+predict_tokens = 1000000

@@ -8,25 +8,28 @@ from config import UserError
 class Encoding(nn.Module):
     """Tells the network where a token is. A subclass gives features, or angles, or both.
 
-    coords (..., 4): integers: index in the document, slot * 2 + plane, row, column; row and column are < frame = 2^levels.
-    features(coords) -> (..., dim): joined to the token's embedding. Joining and projecting is E[token] + W f, so this class
-        owns W, `proj`, and forward(coords) -> (..., C) is what the model adds to the token's embedding.
-    angles(coords) -> None or (..., n_head or 1, hs / 2): by how much queries and keys are turned (RoFormer, arXiv 2104.09864).
+    coords (..., 4) are integers: index in the document, pair index * 2 + input/output, row, column.
+    Rows and columns are below canvas = 2^levels.
+    features(coords) -> (..., dim) is joined to the token's embedding. To join and project is
+        E[token] + W f, so this class owns W, `proj`, and forward(coords) -> (..., C) is what the
+        model adds.
+    angles(coords) -> None or (..., n_head or 1, hs / 2) turns queries and keys (RoFormer,
+        arXiv 2104.09864).
     """
     dim = 0
-    rms = 1.0                                                  # of the features; proj starts so that what is added has 1
+    rms = 1.0                                  # of the features: `proj` makes 1 of it at the start
 
-    def __init__(self, shape):
+    def __init__(self, config):
         super().__init__()
-        self.levels = shape.frame.bit_length() - 1
-        self.pairs = shape.n_embd // shape.n_head // 2        # of numbers in a head, hs / 2: each can be turned
-        self.setup(shape)
+        self.levels = config.canvas.bit_length() - 1
+        self.rotary_pairs = config.n_embd // config.n_head // 2    # hs / 2, each can be turned
+        self.setup(config)
         if self.dim:
-            self.proj = nn.Linear(self.dim, shape.n_embd, bias=False)
+            self.proj = nn.Linear(self.dim, config.n_embd, bias=False)
             self.proj.input_rms = self.rms
 
-    def setup(self, shape):
-        """Set self.dim, and whatever else depends on the shape of the network (model.Shape)."""
+    def setup(self, config):
+        """Sets self.dim, and whatever else depends on the network (model.ModelConfig)."""
 
     def features(self, coords):
         return None
@@ -39,26 +42,35 @@ class Encoding(nn.Module):
 
 
 class Together(nn.Module):
-    """Several encodings at once: what they add is summed, no louder than one; one of them at most may turn queries and keys."""
+    """Several encodings at once. What they add is summed; at most one of them may be rotary."""
 
     def __init__(self, parts, name):
         super().__init__()
-        self.parts, self.dim = nn.ModuleList(parts), sum(part.dim for part in parts)
-        here = torch.zeros(1, 4, dtype=torch.long)
-        self.loudness = max(1, sum(isinstance(part(here), torch.Tensor) for part in parts)) ** -0.5
+        self.parts = nn.ModuleList(parts)
+        self.dim = sum(part.dim for part in parts)
+        origin = torch.zeros(1, 4, dtype=torch.long)
+        adding = sum(isinstance(part(origin), torch.Tensor) for part in parts)
+        self.scale = max(1, adding) ** -0.5    # several start with the size of one
         if len(set(name.split("+"))) < len(parts):
             raise UserError(f"encoding {name!r}: one of its parts stands there twice")
-        if sum(part.angles(here) is not None for part in parts) > 1:
+        if sum(part.angles(origin) is not None for part in parts) > 1:
             raise UserError(f"encoding {name!r}: only one of its parts may be rotary")
 
     def forward(self, coords):
-        return self.loudness * sum(part(coords) for part in self.parts)
+        return self.scale * sum(part(coords) for part in self.parts)
 
     def angles(self, coords):
-        return next((found for found in (part.angles(coords) for part in self.parts) if found is not None), None)
+        for part in self.parts:
+            angles = part.angles(coords)
+            if angles is not None:
+                return angles
+        return None
 
 
-def turns(position, count, base):
-    """Angles of a position at `count` speeds, from 1 per step down to almost 1 / base: (...) -> (..., count)."""
-    speed = base ** (-torch.arange(count, device=position.device) / count)
-    return position[..., None] * speed
+def frequency_angles(position, count, base):
+    """Returns the angles of positions (...) at `count` frequencies: (..., count).
+
+    Frequencies fall geometrically from 1 radian a step to almost 1 / base (arXiv 1706.03762).
+    """
+    frequency = base ** (-torch.arange(count, device=position.device) / count)
+    return position[..., None] * frequency

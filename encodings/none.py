@@ -1,4 +1,4 @@
-"""No position at all: the control. What is left is what causal attention and the `row` tokens tell."""
+"""No position at all: the control. What is left is what causal attention and `row` tokens tell."""
 from .base import Encoding
 
 

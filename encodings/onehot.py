@@ -1,13 +1,14 @@
-"""A 1 for the row and a 1 for the column: 2 x frame numbers (64 for ARC). Every place is learned on its own."""
+"""A 1 for the row and a 1 for the column: 2 x canvas numbers, 64 for ARC. Every place is learned alone."""
 from torch.nn.functional import one_hot
 
 from .base import Encoding
 
 
 class OneHot(Encoding):
-    def setup(self, shape):
-        self.frame = shape.frame
-        self.dim, self.rms = 2 * shape.frame, shape.frame ** -0.5
+    def setup(self, config):
+        self.canvas = config.canvas
+        self.dim = 2 * config.canvas
+        self.rms = config.canvas ** -0.5
 
     def features(self, coords):
-        return one_hot(coords[..., 2:], self.frame).flatten(-2).to(self.proj.weight.dtype)
+        return one_hot(coords[..., 2:], self.canvas).flatten(-2).to(self.proj.weight.dtype)

@@ -1,29 +1,41 @@
-"""Rotary positions (RoFormer, arXiv 2104.09864): queries and keys are turned by angles that grow with the position, so
-that attention sees differences of positions. Along the index (rope), row and column (rope2d), or slot and plane, row and
-column (rope3d); the pairs of numbers of a head are shared out among the axes."""
+"""Rotary positions (RoFormer, arXiv 2104.09864): attention sees differences of positions.
+
+Queries and keys are turned by angles that grow with the position: along the index (rope), row and
+column (rope2d), or input/output, row and column (rope3d). The pairs of numbers of a head are shared
+out among these axes.
+"""
 import torch
 
 from config import UserError
-from .base import Encoding, turns
+from .base import Encoding, frequency_angles
 
 
 class Rope(Encoding):
-    axes, shares, base = (0,), (4,), 10000                     # coordinates used, their quarters of a head, slowest speed
+    axes = (0,)                                # columns of coords
+    shares = (4,)                              # quarters of a head for each of them
+    base = 10000                               # 1 / the lowest frequency
 
-    def setup(self, shape):
-        if shape.n_embd // shape.n_head % 2:
-            raise UserError(f"rotary encodings turn pairs of numbers, and n_embd / n_head = {shape.n_embd // shape.n_head} is odd")
+    def setup(self, config):
+        hs = config.n_embd // config.n_head
+        if hs % 2:
+            raise UserError("rotary encodings turn pairs of numbers, and n_embd / n_head = "
+                            f"{hs} is odd")
 
     def angles(self, coords):
-        counts = [int(self.pairs * share / 4) for share in self.shares]
-        counts[-1] = self.pairs - sum(counts[:-1])
-        return torch.cat([turns(coords[..., axis], count, self.base)
-                          for axis, count in zip(self.axes, counts)], -1)[..., None, :]
+        counts = [int(self.rotary_pairs * share / 4) for share in self.shares]
+        counts[-1] = self.rotary_pairs - sum(counts[:-1])
+        angles = [frequency_angles(coords[..., axis], count, self.base)
+                  for axis, count in zip(self.axes, counts)]
+        return torch.cat(angles, -1)[..., None, :]
 
 
 class Rope2D(Rope):
-    axes, shares, base = (2, 3), (2, 2), 100                   # a grid is no longer than 30 to 93 cells: 100 turns all pairs
+    axes = (2, 3)
+    shares = (2, 2)
+    base = 100                                 # grids have 30 to 93 cells a side
 
 
 class Rope3D(Rope):
-    axes, shares, base = (1, 2, 3), (1, 1.5, 1.5), 100
+    axes = (1, 2, 3)
+    shares = (1, 1.5, 1.5)
+    base = 100

@@ -1,14 +1,16 @@
-"""Sines and cosines of row and column (Attention Is All You Need, arXiv 1706.03762, once for each axis): smooth, fixed."""
+"""Sines and cosines of row and column ("Attention Is All You Need", arXiv 1706.03762): smooth, fixed."""
 import torch
 
-from .base import Encoding, turns
+from .base import Encoding, frequency_angles
 
 
 class Sinusoidal(Encoding):
-    def setup(self, shape):
-        self.count = shape.n_embd // 4                         # speeds for each axis; sine and cosine, row and column: C numbers
-        self.dim, self.rms = 4 * self.count, 0.5 ** 0.5
+    def setup(self, config):
+        self.count = config.n_embd // 4        # frequencies an axis; sine and cosine, two axes: C
+        self.dim = 4 * self.count
+        self.rms = 0.5 ** 0.5
 
     def features(self, coords):
-        angle = turns(coords[..., 2:], self.count, base=10000)                        # (..., 2, count)
-        return torch.cat([angle.sin(), angle.cos()], -1).flatten(-2).to(self.proj.weight.dtype)
+        angle = frequency_angles(coords[..., 2:], self.count, base=10000)      # (..., 2, count)
+        both = torch.cat([angle.sin(), angle.cos()], -1).flatten(-2)
+        return both.to(self.proj.weight.dtype)

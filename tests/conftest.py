@@ -12,9 +12,12 @@ import pytest                                                  # noqa: E402
 import torch                                                   # noqa: E402
 
 import train                                                   # noqa: E402
-from data.arc import VOCAB, Task                               # noqa: E402
-from data.batch import Pairs, documents, gather                # noqa: E402
-from model import GPT, Shape                                   # noqa: E402
+from arc.task import Task                                      # noqa: E402
+from arc.tokens import VOCAB                                   # noqa: E402
+from arc.views import IDENTITY                                 # noqa: E402
+from engine.batches import DocumentPlan, Pairs, build_documents, gather    # noqa: E402
+from model import GPT, ModelConfig                             # noqa: E402
+from positions.index import build                              # noqa: E402
 
 torch.set_num_threads(1)                                       # networks this small gain nothing from a second
 
@@ -111,14 +114,15 @@ def write_tasks(path, tasks):
 # --------------------------------------------------------------------------------------------------------------------
 # Networks and batches
 
-def tiny_shape(**changes):
-    return Shape(**{**dict(encoding="quadtree", n_layer=2, n_head=2, n_kv_head=1, n_embd=32, n_mlp=48, dropout=0.0, frame=8,
-                           max_len=256, n_slots=4), **changes})
+def tiny_config(**changes):
+    small = dict(encoding="quadtree", n_layer=2, n_head=2, n_kv_head=1, n_embd=32, n_mlp=48,
+                 dropout=0.0, canvas=8, max_len=256, n_pairs=4)
+    return ModelConfig(**{**small, **changes})
 
 
-def filled_model(shape, seed=0):
+def filled_model(config, seed=0):
     """A network with lively weights that come from numpy, so that they are the same with every version of torch."""
-    rng, model = np.random.RandomState(seed), GPT(shape)
+    rng, model = np.random.RandomState(seed), GPT(config)
     with torch.no_grad():
         for p in model.parameters():
             values = rng.standard_normal(p.shape)
@@ -129,26 +133,28 @@ def filled_model(shape, seed=0):
 
 def batch_of(tasks, prompt_only=False, static=None):
     """A batch in which each task is a document of all its pairs, as they are."""
-    pairs, chosen = [], []
+    pairs, plans = [], []
     for task in tasks:
         new = task.train + task.test[:1]
-        chosen.append((range(len(pairs), len(pairs) + len(new)), 0, np.arange(VOCAB), 0))
+        plans.append(DocumentPlan(range(len(pairs), len(pairs) + len(new)), 0, IDENTITY, 0))
         pairs += new
     pairs = Pairs(pairs)
-    docs = documents(pairs, chosen)
-    return gather(pairs, docs.cut(0) if prompt_only else docs, **(static or {}))
+    documents = build_documents(pairs, plans)
+    if prompt_only:
+        documents = documents.cut_answers(0)
+    return gather(pairs, documents, **(static or {}))
 
 
-def parameters(shape, encoding):
+def parameters(config, encoding):
     """Number of parameters of a network, worked out by hand; `encoding` of them in its positions."""
-    C, hs = shape.n_embd, shape.n_embd // shape.n_head
-    attention = 2 * C * C + 2 * C * shape.n_kv_head * hs
-    tables = (VOCAB + 2 * shape.n_slots + shape.n_tasks + shape.n_views) * C
-    return tables + encoding + shape.n_layer * (attention + 3 * C * shape.n_mlp + 2 * C) + C + VOCAB * C
+    C, hs = config.n_embd, config.n_embd // config.n_head
+    attention = 2 * C * C + 2 * C * config.n_kv_head * hs
+    tables = (VOCAB + 2 * config.n_pairs + config.n_tasks + config.n_views) * C
+    blocks = config.n_layer * (attention + 3 * C * config.n_mlp + 2 * C)
+    return tables + encoding + blocks + C + VOCAB * C
 
 
-def position_parameters(shape):
-    """How many of them an encoding has."""
-    levels = shape.frame.bit_length() - 1
-    return shape.n_embd * {"onehot": 2 * shape.frame, "quadtree": 2 * levels, "sinusoidal": shape.n_embd // 4 * 4,
-                           "learned": shape.max_len}.get(shape.encoding, 0)
+def position_parameters(config):
+    """How many of them an encoding has: those of the encoding alone, on the meta device."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in build(config).parameters())

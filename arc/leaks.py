@@ -1,0 +1,95 @@
+"""The leak guard: what may be trained on, given the tasks that a run is judged on (protected tasks)."""
+import hashlib
+
+import numpy as np
+
+from arc.views import SYMMETRIES, transform
+from config import UserError
+
+TWINS = {
+    "40853293": "070dd51e",                    # ARC-1 training = ARC-1 evaluation, pair for pair
+    "caa06a1f": "50a16a69",                    # the same up to symmetry and colors: no pair tells
+}
+TWINS |= {second: first for first, second in TWINS.items()}
+
+
+def digest(data):
+    return hashlib.blake2b(data, digest_size=8)
+
+
+def pair_key(grid, answer):
+    """Returns a hash of a pair, or of its input alone where the answer is None."""
+    parts = []
+    for part in (grid, answer):
+        if part is not None:
+            parts.append(f"{part.shape}".encode() + np.ascontiguousarray(part).tobytes())
+    return digest(b"|".join(parts)).digest()
+
+
+def form_key(grid, answer):
+    """Returns a hash of a pair that does not change when the pair is turned, mirrored or recolored.
+
+    It is the least of the pair's eight forms, with colors numbered in order of appearance.
+    """
+    forms = []
+    for symmetry in range(SYMMETRIES):
+        a = transform(grid, symmetry)
+        b = transform(answer, symmetry)
+        cells = np.concatenate([a.ravel(), b.ravel()])
+        _, first, color = np.unique(cells, return_index=True, return_inverse=True)
+        numbered = np.argsort(np.argsort(first))[color].astype(np.uint8)
+        forms.append(f"{a.shape}{b.shape}".encode() + numbered.tobytes())
+    return digest(min(forms)).digest()
+
+
+def task_key(task):
+    """Returns a hash of a task's demonstrations. A task is recognised by its id and this."""
+    keys = sorted(pair_key(grid, answer) for grid, answer in task.train)
+    return digest(b"".join(keys)).hexdigest()
+
+
+def guard(train, protected):
+    """Returns (training tasks that may be used, ids dropped, number merged).
+
+    A training task is dropped when it shares an id or a pair with a protected task, or is known to
+    be its twin. Training tasks that share an id or a pair become one.
+    """
+    ids = {task.id for task in protected}
+    keys = {pair_key(*pair) for task in protected for pair in task.train + task.test}
+    open_inputs = {pair_key(a, None) for task in protected for a, b in task.test if b is None}
+    kept = {}                                  # id -> task
+    owner = {}                                 # key of a pair -> id of the task that has it
+    dropped, merged = [], 0
+    for task in train:
+        pairs = {pair_key(a, b): (a, b) for a, b in task.train + task.test if b is not None}
+        inputs = {pair_key(a, None) for a, _ in task.train + task.test} if open_inputs else set()
+        if (task.id in ids or TWINS.get(task.id) in ids or keys & pairs.keys()
+                or open_inputs & inputs):
+            dropped.append(task.id)
+            continue
+        twin = task.id if task.id in kept else next((owner[k] for k in pairs if k in owner), None)
+        if twin is None:
+            kept[task.id] = task
+        else:
+            first = kept[twin]
+            have = {pair_key(a, b) for a, b in first.train + first.test}
+            new = [pair for key, pair in pairs.items() if key not in have]
+            kept[twin] = first._replace(train=first.train + new)
+            merged += 1
+        owner.update(dict.fromkeys(pairs, twin or task.id))
+    late = kept.keys() & dropped               # other pairs under an id whose rule is protected
+    usable = [task for name, task in kept.items() if name not in late]
+    return usable, dropped + sorted(late), merged
+
+
+def held_out(pair, holdout):
+    """Returns whether a pair is in part i of k, for holdout = "i/k"; False for an empty holdout.
+
+    It goes by the pair's form, as training shows a pair turned and recolored.
+    """
+    if not holdout:
+        return False
+    i, _, k = holdout.partition("/")
+    if not (i.isdigit() and k.isdigit() and int(i) < int(k)):
+        raise UserError(f"holdout = {holdout!r}: expected i/k with i < k, such as 0/2")
+    return int.from_bytes(form_key(*pair), "big") % int(k) == int(i)

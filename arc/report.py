@@ -1,0 +1,419 @@
+"""report.html: a run on one page, for people, who look at grids. And svg: grids as one drawing.
+
+train.py and refine.py write the page last, from the folder's metrics.jsonl and config.json and the
+attempts they have just made. It is one file without scripts that fetches nothing.
+"""
+import base64
+import json
+import math
+import re
+import shlex
+import struct
+import zlib
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from html import escape
+
+import numpy as np
+
+from arc.oned import dimension_of
+from arc.score import same
+from arc.show import LIGHT, PALETTE
+from arc.tasks import write_text
+
+QUERIES = 100                                  # most queries on a page ...
+DEMOS = 3                                      # ... and demonstrations of each
+VERDICTS = ["✗ wrong", "✓ right by attempt 2", "✓ right by attempt 1", "– unknown answer"]
+SCORES = {                                     # metric -> its name on the page
+    "pass1_single": "pass@1, plain view",
+    "single": "plain view, prediction → refined",
+    "pass1": "pass@1",
+    "pass2": "pass@2",
+    "oracle": "oracle: right in some view",
+}
+
+
+def write_report(log, config, metrics, tasks=(), attempts=None, before=None):
+    """Writes log.folder/report.html.
+
+    metrics and tasks: of the test set; without tasks there is no gallery. attempts: {(task id,
+    test number): grids best first}; before: the attempts before refinement, if there was one.
+    """
+    path = log.folder / "report.html"
+    try:
+        write_text(path, page(log, config, metrics, tasks, attempts or {}, before))
+        log(f"report: {path}")
+    except Exception as error:                 # the scores are saved: a page may not cost the run
+        log(f"report: not written ({type(error).__name__}: {error})")
+
+
+def page(log, config, metrics, tasks, attempts, before):
+    """Returns the HTML of `write_report`."""
+    path = log.folder / "config.json"
+    saved = json.loads(path.read_text()) if path.exists() else {}
+    records = [m for m in log.records() if m["kind"] in ("train", "val")]
+    if config.eval_only and config.init_from:  # weights from elsewhere: the folder tells of others
+        saved, records = {}, []
+    names = log.folder.resolve().parts
+    title = escape("/".join(names[-2 if names[-1] == "refine" else -1:]))
+    parts = [
+        f"<h1>{title}</h1>",
+        in_row(tiles(metrics)),
+        table("facts", facts(config, metrics, saved, records)),
+        in_row(charts(records)),
+        family_tables(metrics.get("families", {})),
+        gallery(tasks, attempts, before) if tasks else "",
+    ]
+    return "\n".join([HEAD.format(title=title, style=STYLE), *parts, "</body></html>\n"])
+
+
+def in_row(parts):
+    return f'<div class="row">{"".join(parts)}</div>'
+
+
+def table(kind, rows):
+    lines = [f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in rows]
+    return f'<table class="{kind}">{"".join(lines)}</table>'
+
+
+# ------------------------------------------------------------------------------------------------
+# Numbers
+
+
+def tiles(metrics):
+    """Returns the scores, each in a box: before and after refinement where there are both."""
+    values = {}
+    for metric, name in SCORES.items():
+        keys = [key for key in (metric, f"{metric}_before", f"{metric}_after") if key in metrics]
+        values[name] = " → ".join(f"{metrics[key]:.1%}" for key in keys)
+    values["tasks"] = metrics.get("tasks")
+    return [f'<div class="score">{name}<br><b>{value}</b></div>'
+            for name, value in values.items() if value]
+
+
+def minutes(seconds):
+    return f"{seconds / 60:.1f} minutes"
+
+
+def without_folders(text):
+    """Returns a text whose paths from the root have lost their folders.
+
+    A page travels, and need not say whose machine it comes from.
+    """
+    return re.sub(r"(^|[=+,])\s*([/~]|[A-Za-z]:[/\\])[^=+,]*[/\\]", r"\1", str(text))
+
+
+def facts(config, metrics, saved, records):
+    """Returns (name, value) of what a reader may ask of a run, as far as it is known."""
+    versions = saved.get("versions", {})
+    given = saved.get("given", {}).items()
+    values = {
+        "test tasks": without_folders(config.test),
+        "views": metrics.get("views"),
+        "times scored": metrics.get("times_scored"),
+        "training": minutes(records[-1]["seconds"]) if records else "",
+        "predictions, votes": minutes(metrics["seconds"]) if "seconds" in metrics else "",
+        "device": saved.get("machine"),
+        "command": " ".join(map(without_folders, shlex.split(saved.get("command", "")))),
+        "commit": versions.get("commit"),
+        "python, torch": versions and f"{versions['python']}, {versions['torch']}",
+        "knobs given": ", ".join(f"{key} = {without_folders(value)}" for key, value in given),
+    }
+    return [(name, str(value)) for name, value in values.items() if value]
+
+
+def family_tables(families):
+    """Returns tables of the mean of each family, lowest first, 1D and 2D apart."""
+    if len(families) < 2:
+        return ""
+    groups = {"1d": [], "2d": [], "": []}
+    for name in sorted(families, key=lambda name: (families[name], name)):
+        groups[dimension_of(name)].append((name, f"{families[name]:.1%}"))
+    tables = [table("share", rows) for rows in groups.values() if rows]
+    return "<h2>Exact by family, plain view, lowest first</h2>" + in_row(tables)
+
+
+# ------------------------------------------------------------------------------------------------
+# Curves
+
+TICKS = [m * 10.0 ** e for e in range(-9, 10) for m in (1, 2, 5)]
+LEFT, RIGHT, TOP, BOTTOM = 44, 400, 14, 186    # of a chart's axes, in a drawing of 420 x 210
+
+
+def curve(records, kind, key, least=1e-9):
+    """Returns [(step, value)], without the values that a log scale does not show."""
+    return [(m["step"], m[key]) for m in records if m["kind"] == kind and least < m[key] < 1e9]
+
+
+def charts(records):
+    """Returns the charts of the loss and of exact grids by step."""
+    train = curve(records, "train", "loss")
+    val = curve(records, "val", "loss")
+    exact = curve(records, "val", "exact", least=-1)
+    named = {"training (grey)": train, "validation (dots)": val}
+    ends = [f"{name} {points[-1][1]:.4f}" for name, points in named.items() if points]
+    drawn = []
+    if ends:
+        caption = f"loss by step, log scale; at the end {', '.join(ends)}"
+        drawn.append(chart(caption, val, train))
+    if exact:
+        best = max(value for _, value in exact)
+        caption = f"validation by step, exact grids; at the end {exact[-1][1]:.1%}, best {best:.1%}"
+        drawn.append(chart(caption, exact, share=True))
+    return drawn
+
+
+def chart(caption, dotted, grey=(), share=False):
+    """Returns an SVG of two curves [(step, value)], on a log scale or, as shares, from 0 to 1."""
+    steps, values = zip(*dotted, *grey)
+    last = max(steps) or 1
+    if share:
+        ticks = [0, 0.25, 0.5, 0.75, 1]
+    else:
+        low = bisect_right(TICKS, min(values)) - 1
+        high = max(bisect_left(TICKS, max(values)), low + 1)
+        ticks = TICKS[low:high + 1]
+
+    def x(step):
+        return f"{LEFT + (RIGHT - LEFT) * step / last:.1f}"
+
+    def y(value):
+        if not share:
+            value = math.log(value / ticks[0]) / math.log(ticks[-1] / ticks[0])
+        return f"{BOTTOM - (BOTTOM - TOP) * value:.1f}"
+
+    parts = []
+    for tick in ticks[::3 if len(ticks) > 10 else 1]:
+        label = f"{tick:.0%}" if share else f"{tick:g}"
+        parts.append(f'<path d="M{LEFT} {y(tick)}H{RIGHT}" stroke="#8885"/><text x="{LEFT - 6}" '
+                     f'y="{y(tick)}" dy="4" text-anchor="end">{label}</text>')
+    apart = max(1, int(TICKS[bisect_left(TICKS, last / 5)]))
+    for step in range(0, last + 1, apart):
+        parts.append(f'<text x="{x(step)}" y="204" text-anchor="middle">{step}</text>')
+    for curve, color in ((dotted, "currentColor"), (grey, "#888")):
+        points = " ".join(f"{x(step)},{y(value)}" for step, value in curve)
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{color}" '
+                     'stroke-width="1.5"/>')
+    for step, value in dotted:
+        parts.append(f'<circle cx="{x(step)}" cy="{y(value)}" r="2.5" fill="currentColor"/>')
+    return (f'<figure class="curve"><figcaption>{caption}</figcaption><svg viewBox="0 0 420 210" '
+            f'font-size="12" role="img" aria-label="{caption}">{"".join(parts)}</svg></figure>')
+
+
+# ------------------------------------------------------------------------------------------------
+# The gallery of queries
+
+
+def gallery(tasks, attempts, before):
+    """Returns the queries, wrong ones first, with how many there are and are left out."""
+    cards = []
+    for task in tasks:
+        for i, (_, answer) in enumerate(task.test):
+            grids = best(attempts, (task.id, i), 2)
+            tried = [(f"attempt {k}", grid) for k, grid in enumerate(grids, 1)]
+            if before is not None:
+                tried = [("prediction", *best(before, (task.id, i), 1))] + tried
+            cards.append((verdict_of(grids, answer), task, i, tried))
+    cards.sort(key=lambda card: VERDICTS.index(card[0]))
+    cut = ""
+    if len(cards) > QUERIES:
+        cut = (f" Not shown, to keep this page small: {len(cards) - QUERIES} "
+               f"({count_verdicts(cards[QUERIES:])}).")
+    intro = (f"<h2>{len(cards)} test queries</h2><p>{count_verdicts(cards)}. Wrong ones come "
+             "first; cells that differ from the answer are crossed out; where all views agree there "
+             f"is no second attempt.{cut}</p>")
+    return "\n".join([intro] + [query_card(*card) for card in cards[:QUERIES]])
+
+
+def best(attempts, key, count):
+    """Returns the first grids of a query, or [None] where there are none."""
+    return attempts.get(key, [])[:count] or [None]
+
+
+def verdict_of(grids, answer):
+    """Returns one of VERDICTS on the attempts at a query."""
+    if answer is None:
+        return "– unknown answer"
+    for k, grid in enumerate(grids, 1):
+        if same(grid, answer):
+            return f"✓ right by attempt {k}"
+    return "✗ wrong"
+
+
+def count_verdicts(cards):
+    counts = Counter(verdict for verdict, *_ in cards)
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
+
+
+def query_card(verdict, task, i, tried):
+    """Returns query i of a task as HTML: demonstrations, query, answer, and what was tried.
+
+    tried: [(name, grid or None)].
+    """
+    query, answer = task.test[i]
+    grids = [grid for grid in (query, answer, *dict(tried).values()) if grid is not None]
+    cell = cell_size(grids, 18, 180)           # a phone is wider than 180 pixels
+    figures = [figure("query", query, cell)]
+    if answer is not None:
+        figures.append(figure("answer", answer, cell))
+    for name, grid in tried:
+        figures.append(figure(name, grid, cell, answer))
+
+    demos = []
+    pairs = task.train[:DEMOS]
+    small = cell_size([grid for pair in pairs for grid in pair], 8, 120)
+    for k, (grid, output) in enumerate(pairs, 1):
+        both = figure(f"input {k}", grid, small) + figure(f"output {k}", output, small)
+        demos.append(f"<div>{both}</div>")
+    if len(task.train) > DEMOS:
+        demos.append(f"<p>{len(task.train) - DEMOS} more demonstrations</p>")
+
+    kind = verdict.split()[1]
+    wide = ""
+    if all(grid.shape[1] > 3 * grid.shape[0] for grid in grids):
+        wide = "wide"                          # flat grids stand above each other
+    which = f", query {i + 1} of {len(task.test)}" if len(task.test) > 1 else ""
+    return (f'<article class="{kind} {wide}"><h3>{escape(task.id)}{which} '
+            f'<b class="{kind}">{verdict}</b></h3><div>{"".join(demos)}</div>'
+            f'<div>{"".join(figures)}</div></article>')
+
+
+def cell_size(grids, most, side):
+    """Returns the pixels of a cell, 3 to `most`, such that the longest grid takes about `side`."""
+    longest = max((max(grid.shape) for grid in grids), default=1)
+    return max(3, min(most, side // longest))
+
+
+def figure(name, grid, cell, answer=None):
+    """Returns a grid, or None, under its name and, given the answer, what is wrong with it."""
+    verdict, wrong = compare(grid, answer)
+    caption = name
+    if verdict:
+        caption += f' <b class="{verdict.split()[1]}">{verdict}</b>'
+    image = "no grid"
+    if grid is not None:
+        H, W = grid.shape
+        words = f"{name}, {H} x {W} cells" + (f": {verdict[2:]}" if verdict else "")
+        data = base64.b64encode(png(grid, cell, wrong)).decode()
+        image = f'<img alt="{words}" src="data:image/png;base64,{data}">'
+    return f"<figure><figcaption>{caption}</figcaption>{image}</figure>"
+
+
+def compare(grid, answer):
+    """Returns what to say of a grid, or None, and which cells are wrong (H, W), or None."""
+    if answer is None:
+        return "", None
+    if grid is None:
+        return "✗ wrong", None
+    if grid.shape != answer.shape:
+        return "✗ wrong size", None
+    wrong = grid != answer
+    if wrong.any():
+        return f"✗ wrong in {wrong.sum()} of {wrong.size} cells", wrong
+    return "✓ right", wrong
+
+
+# ------------------------------------------------------------------------------------------------
+# Grids as pictures
+
+LINE, WHITE = 10, 11                           # two colors beside ARC's
+RGB = np.array([*PALETTE, (85, 85, 85), (255, 255, 255)], np.uint8)
+INK = np.where(LIGHT, 0, WHITE)                # to mark a cell of each color
+
+
+def png(grid, cell, wrong=None):
+    """Returns a grid (H, W) as a PNG with `cell` pixels from line to line.
+
+    Cells are crossed out where `wrong` (H, W) is true. Format: w3.org/TR/png.
+    """
+    H, W = grid.shape
+    cells = grid.repeat(cell, 0).repeat(cell, 1)
+    if wrong is not None:
+        row, column = np.indices((cell, cell))
+        cross = np.minimum(abs(row - column), abs(row + column - cell)) <= cell // 9
+        cells = np.where(np.kron(wrong, cross), INK[cells], cells)
+    rows = np.pad(cells.astype(np.uint8), ((0, 1), (1, 1)))    # a row begins with its filter: none
+    rows[::cell, 1:] = LINE
+    rows[:, 1::cell] = LINE
+    contents = {
+        b"IHDR": struct.pack(">IIBBBBB", W * cell + 1, H * cell + 1, 8, 3, 0, 0, 0),
+        b"PLTE": RGB.tobytes(),
+        b"IDAT": zlib.compress(rows.tobytes(), 9),
+        b"IEND": b"",
+    }
+    image = b"\x89PNG\r\n\x1a\n"
+    for kind, data in contents.items():
+        image += struct.pack(">I", len(data)) + kind + data
+        image += struct.pack(">I", zlib.crc32(kind + data))
+    return image
+
+
+def svg(rows, cell=12):
+    """Returns rows of grids as one SVG, with cells of `cell` pixels, wrong ones crossed out.
+
+    rows: {name: [(title, grid or None, answer or None)]}.
+    """
+    parts = []
+    top, width = 8, 0
+    for name, figures in rows.items():
+        parts.append(f'<text x="8" y="{top + 10}" font-weight="700">{name}</text>')
+        left, height = 8, 0
+        for title, grid, answer in figures:
+            verdict, wrong = compare(grid, answer)
+            title = f"{title} {verdict}"
+            parts.append(f'<text x="{left}" y="{top + 24}">{title}</text>')
+            H, W = np.shape(grid) or (0, 0)
+            for r, c in np.ndindex(H, W):
+                x, y = left + c * cell, top + 30 + r * cell
+                parts.append(f'<rect x="{x}" y="{y}" width="{cell}" height="{cell}" '
+                             f'fill="rgb{PALETTE[grid[r, c]]}" stroke="#555"/>')
+                if wrong is not None and wrong[r, c]:
+                    parts.append(f'<path d="M{x + 2} {y + 2}l{cell - 4} {cell - 4}" '
+                                 'stroke="#fff" stroke-width="2"/>')
+            left += max(W * cell, 6 * len(title)) + 28
+            height = max(height, H * cell)
+        top += height + 42
+        width = max(width, left)
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{top}" '
+            f'font-family="sans-serif" font-size="11" fill="#777">{"".join(parts)}</svg>\n')
+
+
+# ------------------------------------------------------------------------------------------------
+# The page's style
+
+HEAD = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title><style>{style}</style></head><body>"""
+STYLE = """
+:root { color-scheme: light dark; --ink: #222; --soft: #666; --paper: #fff; --box: #f2f2f0;
+  --right: #14742b; --wrong: #b3261e; --curve: #0b62c4 }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #ddd; --soft: #a0a0a0; --paper: #161616; --box: #242424;
+    --right: #6fd388; --wrong: #ff8a80; --curve: #6cb2ff } }
+body { margin: 0 auto; padding: 1rem; max-width: 72rem; font: 15px/1.45 system-ui, sans-serif;
+  color: var(--ink); background: var(--paper) }
+h1 { font-size: 1.5rem }
+h2 { font-size: 1.2rem; margin-top: 2rem }
+h3 { font-size: 1rem; margin: 0 0 .6rem; color: var(--ink) }
+h1, h3, th, td { overflow-wrap: anywhere }
+p, th, figcaption { color: var(--soft); font-size: .85rem; font-weight: 400; text-align: left }
+table { margin-bottom: 1rem }
+th, td { padding: .1rem 1rem .1rem 0; vertical-align: top }
+.facts th { white-space: nowrap }
+.share td { text-align: right }
+.row { display: flex; flex-wrap: wrap; gap: .7rem 1.3rem }
+figure { margin: 0; max-width: 100% }
+.curve { flex: 1 1 20rem; max-width: 34rem }
+.score, article { background: var(--box); padding: .6rem .8rem; border-radius: 6px;
+  margin-bottom: 1rem }
+.score b { font-size: 1.3rem }
+article { border-left: 5px solid }
+.right { color: var(--right) }
+.wrong { color: var(--wrong) }
+article p { margin: 0 }
+article div, article figure { display: inline-block; vertical-align: top; margin: 0 .9rem .4rem 0 }
+article.wide figure { display: block }
+img { display: block; max-width: 100%; image-rendering: pixelated }
+svg { display: block; color: var(--curve); fill: var(--soft) }
+"""

@@ -1,0 +1,159 @@
+"""Predictions -> votes -> score -> submission.json.
+
+A test input is predicted once under each view. Predictions are turned back into the task's own
+orientation and colors, and vote. The score is pass@k: the share of a task's test inputs that one of
+k attempts answers exactly (partial credit), averaged over tasks.
+"""
+from collections import defaultdict
+from typing import NamedTuple
+
+import numpy as np
+
+from arc.tokens import decode_grid, repair
+from arc.views import untransform, unview_grid
+
+
+class Prediction(NamedTuple):
+    """What the network answered to one query, in the task's own orientation and colors."""
+    task: str                                  # id
+    test: int                                  # number of the test input
+    view: int                                  # 0 is the task as it is
+    grid: object                               # (H, W) uint8; None: no grid came of it
+    logprob: float                             # mean log-probability of its tokens, nats
+    cell_logprobs: object = None               # (H, W)
+    weight: float = 1.0                        # of its vote
+    vote_fraction: object = None               # (H, W), see `vote_fractions`
+
+
+def to_prediction(query, answer, repaired=False):
+    """Returns the Prediction of a query from an Answer of model.generate, or from None.
+
+    repaired: an answer that is no rectangle is made one (arc.tokens.repair).
+    """
+    failed = Prediction(query.task.id, query.test, query.view, None, -np.inf)
+    if answer is None:
+        return failed
+    failed = failed._replace(logprob=float(np.mean(answer.logprobs)))
+    tokens, logprobs = answer.tokens, answer.logprobs[:-1]
+    if len(tokens) == 0:
+        return failed
+    grid = decode_grid(tokens)
+    if grid is None and repaired:
+        tokens, logprobs = repair(tokens, logprobs)
+        grid = decode_grid(tokens)
+    if grid is None:
+        return failed
+    cells = logprobs.reshape(len(grid), -1)[:, :-1]
+    return failed._replace(grid=unview_grid(grid, query.symmetry, query.colors),
+                           cell_logprobs=untransform(cells, query.symmetry))
+
+
+def grid_key(grid):
+    """Returns what two grids share if and only if they are the same."""
+    return grid.shape, grid.tobytes()
+
+
+def same(grid, answer):
+    """Returns whether a grid, or None, equals the answer."""
+    return grid is not None and grid.shape == answer.shape and bool((grid == answer).all())
+
+
+def vote(predictions):
+    """Returns the different grids among the predictions of one query, best first.
+
+    Order: the sum of weights (1 each unless something rated them), then the mean log-probability,
+    then the earliest view. Predictions that are no grid do not vote.
+    """
+    groups = defaultdict(list)
+    for prediction in predictions:
+        if prediction.grid is not None:
+            groups[grid_key(prediction.grid)].append(prediction)
+
+    def rank(group):
+        weight = sum(p.weight for p in group)
+        return -weight, -np.mean([p.logprob for p in group]), min(p.view for p in group)
+    return [group[0].grid for group in sorted(groups.values(), key=rank)]
+
+
+def vote_fractions(predictions):
+    """Returns the predictions with the vote fraction of each cell filled in.
+
+    That is the share of the query's views that predicted a grid of the same shape with this color
+    in this cell. A prediction stands for its own view, so it counts itself, and the fraction means
+    the same for few views and for many. Of several predictions of one view the first one votes on
+    the other views' grids.
+    """
+    by_query = defaultdict(dict)
+    for p in predictions:
+        by_query[p.task, p.test].setdefault(p.view, p.grid)
+    filled = []
+    for p in predictions:
+        if p.grid is not None:
+            grids = {**by_query[p.task, p.test], p.view: p.grid}.values()
+            agree = sum(g == p.grid for g in grids if g is not None and g.shape == p.grid.shape)
+            p = p._replace(vote_fraction=agree / len(grids))       # a view without a grid counts too
+        filled.append(p)
+    return filled
+
+
+def votes_of(predictions):
+    """Returns the attempts {(task id, test number): grids in the order of `vote`}."""
+    by_query = defaultdict(list)
+    for prediction in predictions:
+        by_query[prediction.task, prediction.test].append(prediction)
+    return {key: vote(group) for key, group in by_query.items()}
+
+
+def score(tasks, predictions, attempts):
+    """Returns the metrics of predictions and attempts over the test inputs whose answer is known.
+
+    Each task counts once. pass1_single: the plain view; pass1_view: a view on average; pass1 and
+    pass2: attempts; oracle: some attempt; prediction_cells: cell accuracy of the plain view, 0 for
+    a wrong shape; failed_predictions: share that is no grid; tasks: how many were scored.
+    """
+    by_query = defaultdict(list)
+    for prediction in predictions:
+        by_query[prediction.task, prediction.test].append(prediction)
+    results = defaultdict(list)
+    for task in tasks:
+        rows = []
+        for i, (_, answer) in enumerate(task.test):
+            if answer is not None:
+                key = task.id, i
+                rows.append(score_query(answer, by_query[key], attempts.get(key, [])))
+        for name in rows[0] if rows else ():
+            results[name].append(float(np.mean([row[name] for row in rows])))
+    metrics = {name: float(np.mean(values)) for name, values in results.items()}
+    failed = [p.grid is None for p in predictions]
+    metrics["failed_predictions"] = float(np.mean(failed)) if failed else 0.0
+    return {**metrics, "tasks": len(results["pass1"])}
+
+
+def score_query(answer, predictions, grids):
+    """Returns the metrics of one query: its predictions in all views, its attempts best first."""
+    plain = next((p.grid for p in predictions if p.view == 0), None)
+    in_views = [same(p.grid, answer) for p in predictions]
+    attempted = [same(grid, answer) for grid in grids]
+    comparable = plain is not None and plain.shape == answer.shape
+    return {
+        "pass1_single": same(plain, answer),
+        "pass1_view": np.mean(in_views or [False]),
+        "pass1": any(attempted[:1]),
+        "pass2": any(attempted[:2]),
+        "oracle": any(attempted),
+        "prediction_cells": float((plain == answer).mean()) if comparable else 0.0,
+    }
+
+
+def submission(tasks, attempts):
+    """Returns Kaggle's form: {task id: [{"attempt_1": grid, "attempt_2": grid} per test input]}.
+
+    A missing second attempt repeats the first; without any attempt both are [[0]].
+    """
+    out = {}
+    for task in tasks:
+        out[task.id] = []
+        for i in range(len(task.test)):
+            grids = [grid.tolist() for grid in attempts.get((task.id, i), [])[:2]] or [[[0]]]
+            out[task.id].append({"attempt_1": grids[0], "attempt_2": grids[-1]})
+    return out

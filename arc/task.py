@@ -1,0 +1,44 @@
+"""What is solved and what is asked."""
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Task(NamedTuple):
+    """One puzzle. Grids are uint8 (H, W)."""
+    id: str
+    train: list                                # demonstrations: (input, output)
+    test: list                                 # (input, output, or None where it is not known)
+
+
+class Query(NamedTuple):
+    """One test input of a task under one view, and perhaps a guess at its output.
+
+    The truth stands in task.test and nowhere else. A proposal stands here and nowhere else: a grid
+    in the task's own orientation and colors, to be judged or verified by the network.
+    """
+    task: Task
+    test: int                                  # number of the test input
+    view: int                                  # 0 is the task as it is
+    symmetry: int                              # of the view, see arc/views.py
+    colors: np.ndarray                         # (14,): the new token for each token
+    proposal: object = None
+
+    @property
+    def key(self):
+        return self.task.id, self.test
+
+    @property
+    def answer(self):
+        """The truth (H, W), or None."""
+        return self.task.test[self.test][1]
+
+
+def known_pairs(task):
+    """Returns a task's demonstrations, and its test pairs whose output is known."""
+    return task.train + [pair for pair in task.test if pair[1] is not None]
+
+
+def grids_of(task):
+    """Returns all grids of a task."""
+    return [grid for pair in task.train + task.test for grid in pair if grid is not None]

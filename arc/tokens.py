@@ -1,0 +1,120 @@
+"""Grids as tokens with coordinates: the vocabulary, the one position rule, encoding and decoding.
+
+A pair is `start`, the rows of the input, `out`, the rows of the output, `end`. Every row ends in `row`.
+H and W are the rows and columns of a grid.
+"""
+import numpy as np
+
+COLORS = 10                                    # tokens 0 to 9 are the colors themselves
+START, ROW, OUT, END, VOCAB = 10, 11, 12, 13, 14
+NAMES = [str(color) for color in range(COLORS)] + ["start", "row", "out", "end"]
+
+# The position rule. A cursor is (index in the document, pair index * 2 + input/output, row, column).
+# A token stands where the cursor is before the token is read. Reading it multiplies the cursor by
+# KEEP[token] and adds STEP[token], so no position depends on tokens that are still to come.
+KEEP = np.ones((VOCAB, 4), np.int16)
+STEP = np.zeros((VOCAB, 4), np.int16)
+STEP[:, 0] = 1                                 # every token: one further in the document
+STEP[:COLORS, 3] = 1                           # a cell: one column on
+KEEP[ROW, 3] = 0                               # end of a row: column 0 ...
+STEP[ROW, 2] = 1                               # ... of the next row
+KEEP[[OUT, END], 2:] = 0                       # end of a grid: row 0, column 0 ...
+STEP[[OUT, END], 1] = 1                        # ... of the output, or of the next pair's input
+
+
+def advance(cursor, token, keep=KEEP, step=STEP):
+    """Returns the cursors (N, 4) after one more token each, (N,).
+
+    Works on numpy arrays, and on tensors when the two tables are given as tensors.
+    """
+    return cursor * keep[token] + step[token]
+
+
+def trace(sequences):
+    """Returns the coordinates of many token arrays, end to end: (sum of lengths, 4) int16.
+
+    `advance` runs along time over up to 2048 arrays of similar length at once.
+    """
+    lengths = np.array([len(tokens) for tokens in sequences])
+    starts = np.cumsum(lengths) - lengths
+    tokens = np.concatenate(sequences)
+    coords = np.empty((len(tokens), 4), np.int16)
+    by_length = np.argsort(lengths, kind="stable")
+    for group in np.array_split(by_length, -(-len(lengths) // 2048)):
+        time = np.arange(lengths[group].max())[:, None]
+        inside = time < lengths[group]                              # (time, arrays)
+        place = np.where(inside, starts[group] + time, 0)
+        traced = np.empty((*place.shape, 4), np.int16)
+        cursor = np.zeros((len(group), 4), np.int16)
+        for t, token in enumerate(tokens[place]):
+            traced[t] = cursor
+            cursor = advance(cursor, token)
+        coords[place[inside]] = traced[inside]
+    return coords
+
+
+def grid_length(H, W):
+    """Tokens of a grid: its cells, and one `row` for each row."""
+    return H * (W + 1)
+
+
+def encode_grid(grid):
+    """Returns a grid (H, W) as H * (W + 1) tokens in reading order, each row ended by `row`."""
+    tokens = np.full((grid.shape[0], grid.shape[1] + 1), ROW, np.uint8)
+    tokens[:, :-1] = grid
+    return tokens.ravel()
+
+
+def encode_pair(pair):
+    """Returns (tokens uint8, length of the prompt) of an (input, output) pair.
+
+    The prompt is all up to and including `out`. Without an output (None) there is only the prompt.
+    """
+    grid, answer = pair
+    tokens = [[START], encode_grid(grid), [OUT]]
+    prompt = len(tokens[1]) + 2
+    if answer is not None:
+        tokens += [encode_grid(answer), [END]]
+    return np.concatenate(tokens).astype(np.uint8), prompt
+
+
+def decode_grid(tokens):
+    """Returns the grid (H, W) uint8 of an answer without its `end`, or None if it is no rectangle."""
+    tokens = np.asarray(tokens)
+    ends = np.flatnonzero(tokens == ROW)
+    if len(ends) == 0 or ends[-1] != len(tokens) - 1:
+        return None
+    if tokens.max() > ROW or (tokens == START).any():
+        return None
+    width = ends[0]
+    if width == 0 or len(tokens) != grid_length(len(ends), width):
+        return None
+    if (ends % (width + 1) != width).any():
+        return None
+    return tokens.reshape(len(ends), width + 1)[:, :-1].astype(np.uint8)
+
+
+def repair(tokens, logprobs):
+    """Makes a rectangle of an answer that is none. Returns (tokens, their log-probabilities).
+
+    Rows end where `row` stands or the answer ends; tokens that are no colors are dropped. The most
+    frequent width wins, of several the first. Longer rows are cut, shorter ones filled with color 0
+    at the log-probability of one in ten. An answer without any cell is returned as it is.
+    """
+    rows = []
+    for indices in np.split(np.arange(len(tokens)), np.flatnonzero(tokens == ROW) + 1):
+        cells = indices[tokens[indices] < COLORS]
+        if len(cells):
+            rows.append(cells)
+    if not rows:
+        return tokens, logprobs
+    widths = [len(row) for row in rows]
+    width = max(widths, key=widths.count)
+    repaired = np.full((len(rows), width + 1), ROW)
+    certainty = np.full(repaired.shape, np.log(1 / COLORS))
+    for i, row in enumerate(rows):
+        row = row[:width]
+        repaired[i, :width] = 0
+        repaired[i, :len(row)] = tokens[row]
+        certainty[i, :len(row)] = logprobs[row]
+    return repaired.ravel(), certainty.ravel()

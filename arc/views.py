@@ -1,0 +1,60 @@
+"""Views: eight symmetries of the square, and color permutations. One view serves all pairs of a document."""
+import numpy as np
+
+from arc.tokens import COLORS, VOCAB
+
+SYMMETRIES = 8
+IDENTITY = np.arange(VOCAB)                    # the color table that changes nothing
+
+
+def transform(grid, symmetry):
+    """Returns the grid under symmetry 0 to 7: transposed from 4 on, then turned symmetry % 4 times."""
+    return np.rot90(grid.T if symmetry >= 4 else grid, symmetry % 4)
+
+
+def untransform(grid, symmetry):
+    """The inverse of `transform`."""
+    grid = np.rot90(grid, -(symmetry % 4))
+    return grid.T if symmetry >= 4 else grid
+
+
+def view_grid(grid, symmetry, colors):
+    """Returns a grid as a view shows it. colors (14,): the new token for each token."""
+    return None if grid is None else colors[transform(grid, symmetry)].astype(np.uint8)
+
+
+def unview_grid(grid, symmetry, colors):
+    """The inverse of `view_grid`."""
+    return untransform(np.argsort(colors)[grid].astype(np.uint8), symmetry)
+
+
+def view_pairs(pairs, symmetry, colors):
+    """Returns (input, output) pairs as a view shows them."""
+    return [tuple(view_grid(grid, symmetry, colors) for grid in pair) for pair in pairs]
+
+
+def fixed_colors(task, transductive):
+    """Returns the set of colors that a permutation leaves alone: 0, the background.
+
+    In the transductive form (no demonstrations in the prompt) also those that only outputs show:
+    no prompt could tell what they became. Judged from the demonstrations alone.
+    """
+    fixed = {0}
+    if transductive:
+        in_inputs, in_outputs = set(), set()
+        for grid, answer in task.train:
+            in_inputs.update(np.unique(grid).tolist())
+            in_outputs.update(np.unique(answer).tolist())
+        fixed |= in_outputs - in_inputs
+    return fixed
+
+
+def random_colors(rng, fixed=frozenset({0})):
+    """Returns a random permutation of the colors that are not fixed, as a table (14,) over tokens.
+
+    rng: a numpy Generator.
+    """
+    table = IDENTITY.copy()
+    free = [color for color in range(COLORS) if color not in fixed]
+    table[free] = rng.permutation(free)
+    return table

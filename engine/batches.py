@@ -1,0 +1,450 @@
+"""Pairs -> documents -> batches, and which documents each training step sees.
+
+Pairs are encoded once, under each symmetry where views use them. A document is a list of pairs:
+demonstrations, then the query pair. A pair's coordinates were traced from the start of a document;
+the cursor at the start of pair k is (tokens so far, 2 k, 0, 0), so to place it there is one addition.
+"""
+import copy
+import signal
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from arc import oned
+from arc.leaks import held_out, pair_key
+from arc.task import known_pairs
+from arc.tokens import encode_pair, grid_length, trace
+from arc.views import IDENTITY, SYMMETRIES, fixed_colors, random_colors, transform, view_pairs
+from config import UserError
+
+IGNORE = -100                                  # cross_entropy's label for "no target here"
+ROUND = 16                                     # batches of one size have a multiple of so many documents
+DEMO, QUERY = 1, 2                             # kinds of segments; 0: filler
+
+
+def send(tensor, device):
+    """Returns the tensor on the device. From pinned memory, so that the host need not wait for CUDA."""
+    if torch.device(device).type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+class Pairs:
+    """P encoded pairs, each under S symmetries, laid end to end.
+
+    tokens (N,) uint8 and coords (N, 4) int16. start, length and prompt (P, S): where pair p under
+    symmetry s begins, how many tokens it has, and how many of them come before its output.
+    """
+
+    def __init__(self, pairs, symmetries=1):
+        encoded = []
+        for pair in pairs:
+            for s in range(symmetries):
+                turned = [None if grid is None else transform(grid, s) for grid in pair]
+                encoded.append(encode_pair(turned))
+        sequences = [tokens for tokens, _ in encoded]
+        shape = (len(pairs), symmetries)
+        self.length = np.array([len(tokens) for tokens in sequences]).reshape(shape)
+        self.prompt = np.array([prompt for _, prompt in encoded]).reshape(shape)
+        self.start = (np.cumsum(self.length) - self.length.ravel()).reshape(shape)
+        self.tokens = torch.from_numpy(np.concatenate(sequences))
+        self.coords = torch.from_numpy(trace(sequences))
+
+    def to(self, device):
+        self.tokens = send(self.tokens, device)
+        self.coords = send(self.coords, device)
+        return self
+
+
+class Segments(NamedTuple):
+    """The S pieces of `Pairs` that documents are made of, in the order of documents. (S,) each."""
+    start: np.ndarray                          # in Pairs.tokens
+    length: np.ndarray                         # tokens
+    document: np.ndarray
+    pair_index: np.ndarray                     # in its document
+    first_index: np.ndarray                    # index in the document of its first token
+    kind: np.ndarray                           # DEMO, QUERY or 0
+    targets: np.ndarray                        # tokens of its output, `end` included
+
+
+class Documents(NamedTuple):
+    """D documents on the host."""
+    segments: Segments
+    colors: np.ndarray                         # (D, 14): the color permutation
+    task_view: np.ndarray                      # (D, 2): row of the task embedding, symmetry
+
+    def lengths(self):
+        """Returns the tokens of each document, (D,)."""
+        s = self.segments
+        return np.bincount(s.document, s.length, len(self.task_view)).astype(int)
+
+    def count_targets(self, kind=None):
+        """Returns the number of target tokens: of all outputs, or of those of one kind."""
+        s = self.segments
+        chosen = s.kind > 0 if kind is None else s.kind == kind
+        return int(s.targets[chosen].sum())
+
+    def answer_lengths(self):
+        """Returns how many tokens the query's output has in each document, (D,)."""
+        return self.segments.targets[self.segments.kind == QUERY]
+
+    def cut_answers(self, kept):
+        """Returns the documents with only the first kept (D,) tokens of their query's output."""
+        length, targets = self.segments.length.copy(), self.segments.targets.copy()
+        query = self.segments.kind == QUERY
+        length[query] -= self.answer_lengths() - kept
+        targets[query] = kept
+        return self._replace(segments=self.segments._replace(length=length, targets=targets))
+
+    def take(self, which):
+        """Returns the documents numbered `which`, renumbered."""
+        if len(which) == 0:
+            order = np.zeros(0, int)
+        else:
+            bounds = np.searchsorted(self.segments.document, [which, np.add(which, 1)]).T
+            order = np.concatenate([np.arange(*bound) for bound in bounds])
+        number = np.full(len(self.task_view), -1)
+        number[which] = np.arange(len(which))
+        segments = Segments(*(column[order] for column in self.segments))
+        segments = segments._replace(document=number[segments.document])
+        return Documents(segments, self.colors[which], self.task_view[which])
+
+
+class DocumentPlan(NamedTuple):
+    """What a document is made of."""
+    pairs: list                                # their numbers in Pairs, the query's last
+    symmetry: int
+    colors: np.ndarray                         # (14,)
+    task_row: int                              # of the task embedding
+
+
+def build_documents(pairs, plans):
+    """Returns the Documents of a list of DocumentPlans."""
+    rows = []
+    for d, plan in enumerate(plans):
+        first_index = 0
+        for k, p in enumerate(plan.pairs):
+            kind = QUERY if k == len(plan.pairs) - 1 else DEMO
+            length = pairs.length[p, plan.symmetry]
+            targets = length - pairs.prompt[p, plan.symmetry]
+            start = pairs.start[p, plan.symmetry]
+            rows.append((start, length, d, k, first_index, kind, targets))
+            first_index += length
+    columns = np.array(rows, np.int64).reshape(-1, len(Segments._fields)).T
+    colors = np.array([plan.colors for plan in plans], np.int64)
+    task_view = np.array([(plan.task_row, plan.symmetry) for plan in plans], np.int64)
+    return Documents(Segments(*columns), colors, task_view)
+
+
+def fit_demos(lengths, query, limit):
+    """Returns the numbers of the demonstrations that fit, in their order, each that still does.
+
+    lengths: tokens of each. query: tokens of the query. limit: tokens of a document. None where not
+    even the query fits.
+    """
+    if query > limit:
+        return None
+    kept = []
+    for i, length in enumerate(lengths):
+        if query + length <= limit:
+            kept.append(i)
+            query += length
+    return kept
+
+
+def pack(lengths, capacity):
+    """Returns lists of document numbers: micro-batches of at most `capacity` tokens, and few of them.
+
+    Each document goes to the first of the last 16 micro-batches that has room.
+    """
+    packed, room = [], []
+    for d, length in enumerate(lengths):
+        if length > capacity:
+            raise UserError(f"a document of {length} tokens, and only {capacity} are processed at "
+                            "once: raise --micro_tokens or --batch_tokens, or lower --max_len")
+        recent = range(max(0, len(packed) - 16), len(packed))
+        spot = next((b for b in recent if length <= room[b]), None)
+        if spot is None:
+            packed.append([])
+            room.append(capacity)
+            spot = -1
+        packed[spot].append(d)
+        room[spot] -= length
+    return packed
+
+
+class Batch(NamedTuple):
+    """T tokens of D documents laid end to end, and what the network should answer."""
+    tokens: torch.Tensor                       # (T,)
+    coords: torch.Tensor                       # (T, 4), see arc/tokens.py
+    cu_seqlens: torch.Tensor                   # (D + 1,) int32: where each document begins, and T
+    task_view: torch.Tensor                    # (T, 2): row of the task embedding, symmetry
+    targets: torch.Tensor                      # (T,): the next token, or IGNORE outside of outputs
+    is_query: torch.Tensor                     # (T,): 1 where the target belongs to the query
+    document: torch.Tensor                     # (T,): number of the document
+    place: torch.Tensor                        # (T,): index in Pairs.tokens
+
+
+def pad(documents, capacity, max_len):
+    """Returns (documents, lengths) filled up to `capacity` tokens with documents that are ignored.
+
+    Those have at most max_len tokens; empty ones make the number a multiple of ROUND, so that
+    compiled and recorded steps see few shapes.
+    """
+    lengths = documents.lengths()
+    filler = [min(max_len, capacity - a) for a in range(lengths.sum(), capacity, max_len)]
+    D = len(lengths)
+    empty = -(D + len(filler)) % ROUND
+    rows = [(0, length, D + i, 0, 0, 0, 0) for i, length in enumerate(filler)]
+    more = np.array(rows, np.int64).reshape(-1, len(Segments._fields)).T
+    columns = [np.concatenate(both) for both in zip(documents.segments, more)]
+    extra = len(filler) + empty
+    colors = np.concatenate([documents.colors, np.tile(IDENTITY, (extra, 1))])
+    task_view = np.concatenate([documents.task_view, np.zeros((extra, 2), int)])
+    lengths = np.concatenate([lengths, filler, np.zeros(empty)]).astype(int)
+    return Documents(Segments(*columns), colors, task_view), lengths
+
+
+def gather(pairs, documents, capacity=0, max_len=0):
+    """Returns the Batch of documents, on the device of `pairs`; see `pad` for a capacity."""
+    device = pairs.tokens.device
+    lengths = documents.lengths()
+    if capacity:
+        documents, lengths = pad(documents, capacity, max_len)
+    T = int(lengths.sum())
+    ends = np.cumsum(np.concatenate([[0], lengths])).astype(np.int32)
+
+    def ready(array):
+        return send(torch.from_numpy(np.ascontiguousarray(array)), device)
+    s = Segments(*ready(np.stack(documents.segments)))
+    colors, task_view = ready(documents.colors), ready(documents.task_view)
+
+    segment = torch.arange(len(s.start), device=device)
+    segment = torch.repeat_interleave(segment, s.length, output_size=T)         # (T,)
+    begins = s.length.cumsum(0) - s.length
+    place = torch.arange(T, device=device) - begins[segment] + s.start[segment]
+    place = place % len(pairs.tokens)          # filler may be longer than all pairs together
+    document, kind = s.document[segment], s.kind[segment]
+    tokens = colors[document, pairs.tokens[place].long()]
+    zero = torch.zeros_like(s.start)
+    shift = torch.stack([s.first_index, 2 * s.pair_index, zero, zero], 1)       # (S, 4)
+    coords = pairs.coords[place].long() + shift[segment]
+
+    in_output = torch.where(coords[:, 1] % 2 == 1, kind, 0)                     # `end` stands there too
+    targets = torch.full_like(tokens, IGNORE)
+    targets[:-1] = torch.where(in_output[1:] > 0, tokens[1:], IGNORE)
+    is_query = torch.zeros_like(tokens)
+    is_query[:-1] = in_output[1:] == QUERY
+    return Batch(tokens, coords, ready(ends), task_view[document], targets, is_query, document, place)
+
+
+# ------------------------------------------------------------------------------------------------
+# Training streams: what step i sees follows from (seed, i)
+
+
+class TrainingStep(NamedTuple):
+    """The documents of one step."""
+    pairs: Pairs                               # None: those that the stream keeps on the device
+    documents: Documents
+    dropped_demos: int = 0                     # demonstrations of these documents that did not fit
+
+
+def unchanged(item):
+    """DataLoader's collate function: steps are ready as they are."""
+    return item
+
+
+def ignore_interrupt(_):
+    """Ctrl-C reaches every process of a terminal; the main one decides when to stop, and saves."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class Generated:
+    """`oned` without end: the tasks of step i are drawn for step i. Nothing is stored or repeated."""
+    store = None                               # each step brings its own pairs
+    TRIES = 10000                              # tasks rejected in one step before it gives up
+
+    def __init__(self, config, families, banned, name="train"):
+        self.config, self.families, self.banned, self.name = config, families, banned, name
+        width = oned.widest(families, config.oned_max_width)
+        rows = oned.ROWS[1] if config.oned_lift else 1
+        cells = grid_length(rows, width)
+        if rows > 1 or config.symmetries:
+            cells = max(cells, grid_length(width, rows))
+        longest = (min(config.demos, oned.PAIRS - 1) + 1) * (3 + 2 * cells)
+        if longest > config.max_len:
+            raise UserError(f"generated tasks take up to {longest} tokens, and a document may have "
+                            f"max_len = {config.max_len}; raise --max_len, or lower --oned_max_width "
+                            "or --demos")
+
+    def __len__(self):
+        return self.config.max_steps
+
+    def tasks(self, step):
+        """Yields (task under a random view, symmetry) without end; none holds a banned pair."""
+        c = self.config
+        rng = np.random.default_rng([c.seed, step])
+        widths = c.oned_min_width, c.oned_max_width
+        rejected = 0
+        for task in oned.stream(f"{self.name}/{c.seed}/{step}", self.families, widths, c.oned_lift):
+            symmetry = int(rng.integers(SYMMETRIES)) if c.symmetries else 0
+            colors = random_colors(rng) if c.colors else IDENTITY
+            task = task._replace(train=view_pairs(task.train, symmetry, colors),
+                                 test=view_pairs(task.test, symmetry, colors))
+            if any(pair_key(*pair) in self.banned for pair in self.shown(task)):
+                rejected += 1
+                if rejected > self.TRIES:
+                    raise UserError(f"{self.TRIES} generated tasks in one step hold a pair of val or "
+                                    "test; raise --oned_max_width, or lower --oned_eval")
+                continue
+            yield task, symmetry
+
+    def shown(self, task):
+        """Returns the pairs of a task that its document shows."""
+        return [*task.train[:self.config.demos], *task.test[:1]]
+
+    def step_tasks(self, step):
+        """Returns those of `tasks` that fit in a step."""
+        used, out = 0, []
+        for task, symmetry in self.tasks(step):
+            for pair in self.shown(task):
+                used += 3 + sum(grid_length(*grid.shape) for grid in pair)
+            if used > self.config.batch_tokens:
+                return out
+            out.append((task, symmetry))
+
+    def __getitem__(self, step):
+        pairs, plans, symmetries = [], [], []
+        for task, symmetry in self.step_tasks(step):
+            shown = self.shown(task)
+            numbers = range(len(pairs), len(pairs) + len(shown))
+            plans.append(DocumentPlan(numbers, 0, IDENTITY, 0))
+            symmetries.append(symmetry)        # the tasks are turned already; this names the view
+            pairs += shown
+        encoded = Pairs(pairs)
+        documents = build_documents(encoded, plans)
+        documents.task_view[:, 1] = symmetries
+        return TrainingStep(encoded, documents)
+
+    def stream(self, start, workers):
+        """Returns the steps from `start` on, prepared by that many processes."""
+        return DataLoader(self, batch_size=None, sampler=range(start, len(self)), collate_fn=unchanged,
+                          num_workers=workers, worker_init_fn=ignore_interrupt)
+
+
+def random_round(value, rng):
+    """Returns a whole number that is `value` on average."""
+    return int(value) + (value % 1 > 0 and rng.random() < value % 1)
+
+
+class FromTasks(IterableDataset):
+    """Tasks from files.
+
+    An epoch shows every task once (with a task embedding every pair that fits), cut into documents,
+    each under a random view; `oversample` and `downweight_above` change how often. A step is filled
+    from a window of documents: the oldest while it fits, then the longest that fits. All follows
+    from the seed, so that resuming runs through the order again without the work.
+    """
+    WINDOW = 64                                # documents
+
+    def __init__(self, tasks, config, task_rows, device, protected=frozenset()):
+        """protected: ids of val's and test's tasks, which are oversampled and never held out."""
+        self.config, self.task_rows, self.tasks, self.start = config, task_rows, tasks, 0
+        self.times = [config.oversample if task.id in protected else 1.0 for task in tasks]
+        pairs, self.numbers = [], []
+        for task in tasks:
+            keep_all = task.id in protected
+            known = [pair for pair in known_pairs(task)
+                     if keep_all or not held_out(pair, config.holdout)]
+            self.numbers.append(list(range(len(pairs), len(pairs) + len(known))))
+            pairs += known
+        if not pairs:
+            reason = f"; holdout = {config.holdout!r} keeps all back" if config.holdout else ""
+            raise UserError(f"no training pair is left{reason}")
+        self.store = Pairs(pairs, SYMMETRIES if config.symmetries else 1).to(device)
+        self.check_lengths()
+        # colors that stay: without demonstrations in the document, and with
+        self.fixed = [(fixed_colors(task, True), fixed_colors(task, False)) for task in tasks]
+
+    def check_lengths(self):
+        longest = self.store.length.max(1)
+        for task, numbers in zip(self.tasks, self.numbers):
+            for p in numbers:
+                if longest[p] > self.config.max_len:
+                    raise UserError(f"task {task.id}: one of its pairs has {longest[p]} tokens, and a "
+                                    f"document may have max_len = {self.config.max_len}; raise "
+                                    "--max_len, or leave the task out")
+
+    def cut(self, numbers, rng):
+        """Returns a task's pairs, shuffled, as documents of at most demos + 1 pairs.
+
+        One document; or, where a task embedding knows the rule too, all pairs in documents of
+        random sizes: the network learns to use demonstrations, and to do without.
+        """
+        order, most = rng.permutation(numbers), self.config.demos + 1
+        if not self.config.task_embed:
+            return [order[:most]]
+        sizes = rng.integers(1, most + 1, len(order))
+        return [part for part in np.split(order, np.cumsum(sizes)) if len(part)]
+
+    def epoch(self, rng):
+        """Yields documents: (tokens, pair numbers, symmetry, task number, demonstrations dropped)."""
+        limit, length = self.config.downweight_above, self.store.length
+        parts = []
+        for t, numbers in enumerate(self.numbers):
+            for _ in range(random_round(self.times[t], rng) if numbers else 0):
+                for order in self.cut(numbers, rng):
+                    if limit:
+                        keep = min(1, limit / length[order].mean(1).sum())
+                    if not limit or random_round(keep, rng):
+                        parts.append((t, order))
+        for u in rng.permutation(len(parts)):
+            t, order = parts[u]
+            s = int(rng.integers(length.shape[1]))
+            demos, query = order[:-1], order[-1]
+            kept = fit_demos(length[demos, s], length[query, s], self.config.max_len)
+            order = [*demos[kept], query]
+            yield int(length[order, s].sum()), order, s, t, len(demos) - len(kept)
+
+    def stream(self, start, workers):
+        """Returns the steps from `start` on. They follow from each other: one worker at most."""
+        plan = copy.copy(self)
+        plan.start, plan.store = start, copy.copy(self.store)
+        del plan.store.tokens, plan.store.coords         # what is on the device stays here
+        return DataLoader(plan, batch_size=None, collate_fn=unchanged, num_workers=min(workers, 1),
+                          worker_init_fn=ignore_interrupt)
+
+    def endless(self, rng):
+        while True:
+            yield from self.epoch(rng)
+
+    def __iter__(self):
+        source, window = self.endless(np.random.default_rng(self.config.seed)), []
+        for step in range(self.config.max_steps):
+            room, chosen = self.config.batch_tokens, []
+            while True:
+                while len(window) < self.WINDOW:
+                    window.append(next(source))
+                fits = [i for i, (length, *_) in enumerate(window) if length <= room]
+                if not fits:
+                    break
+                oldest_fits = fits[0] == 0
+                i = 0 if oldest_fits else max(fits, key=lambda i: window[i][0])
+                chosen.append(window.pop(i))
+                room -= chosen[-1][0]
+            if step >= self.start:
+                plans = [self.plan(step, i, *document[1:4]) for i, document in enumerate(chosen)]
+                dropped = sum(document[4] for document in chosen)
+                yield TrainingStep(None, build_documents(self.store, plans), dropped)
+
+    def plan(self, step, i, order, symmetry, t):
+        """Returns the DocumentPlan of document i of a step, with a random view of the colors."""
+        rng = np.random.default_rng([self.config.seed, step, i])
+        with_demos = len(order) > 1
+        colors = random_colors(rng, self.fixed[t][with_demos]) if self.config.colors else IDENTITY
+        task_row = self.task_rows.get(self.tasks[t].id, 0)
+        if with_demos and rng.random() < 0.1:
+            task_row = 0                       # row 0 learns to stand for a task never seen
+        return DocumentPlan(order, symmetry, colors, task_row)

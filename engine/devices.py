@@ -1,0 +1,97 @@
+"""The device of a run, its dtype, and memory that runs out."""
+import os
+
+import torch
+
+from config import UserError
+from model import has_flash_attention
+
+
+def has_bfloat16(device):
+    """Returns whether an NVIDIA GPU computes in bfloat16 itself: since Ampere."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def pick_device(config):
+    """Returns (torch device, why this one)."""
+    world_size = os.environ.get("WORLD_SIZE") or "1"
+    if world_size != "1":                      # torchrun: each process would train the same run
+        raise UserError(f"WORLD_SIZE is {world_size}, and a run takes one device: start it with "
+                        "python instead of torchrun, or unset it")
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = [name for name in here if here[name]]
+    if config.device and config.device not in available:
+        raise UserError(f"device {config.device!r} is not here; there is {', '.join(available)}")
+    device = torch.device(config.device or available[0])
+    if device.type == "cuda":
+        why = torch.cuda.get_device_name()
+        if config.dtype == "bfloat16" and not has_bfloat16(device):
+            raise UserError(f"{why} does not compute in bfloat16: leave out --dtype=bfloat16")
+    elif device.type == "mps":
+        why = "Apple GPU; this code was never run on one"
+    else:
+        why = f"{torch.get_num_threads()} threads"
+        if available == ["cpu"]:
+            why += "; no CUDA and no MPS device here"
+    return device, why + ("; as asked" if config.device else "")
+
+
+def precision(config, device):
+    """Returns torch's dtype of matmuls: as asked, or what the device is fast in."""
+    default = "bfloat16" if has_bfloat16(device) else "float32"
+    return getattr(torch, config.dtype or default)
+
+
+def autocast(config, device):
+    enabled = precision(config, device) == torch.bfloat16
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def is_compiled(config, device):
+    """Returns whether a training step is compiled and recorded, with batches of one size."""
+    return config.compile and has_flash_attention(device, precision(config, device))
+
+
+def describe_step(config, device):
+    """Returns what the log says of a training step's speed, on CUDA."""
+    if device.type != "cuda":
+        return ""
+    if is_compiled(config, device):
+        return "; compiled and recorded"
+    if has_flash_attention(device, precision(config, device)):
+        return "; eager, as asked"
+    return ("; eager and slow: compiling takes --dtype=bfloat16, torch 2.11 and an Ampere GPU or a "
+            "later one")
+
+
+def is_out_of_memory(error):
+    text = str(error)
+    return (isinstance(error, torch.OutOfMemoryError) or "out of memory" in text
+            or "can't allocate memory" in text)
+
+
+def in_smaller_parts(work, parts, knob, log):
+    """Yields (part, work(part)) for lists of documents; where memory is too small, for their halves.
+
+    knob: which one makes the parts smaller.
+    """
+    todo = list(parts)
+    while todo:
+        part, result = todo.pop(0), None
+        try:
+            result = work(part)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(part) == 1:
+                raise UserError("out of memory with a single document: lower --max_answer, --max_len, "
+                                "--n_embd or --n_layer") from None
+        if result is not None:
+            yield part, result
+            continue
+        # not within `except`, which keeps alive all that the attempt had made
+        torch.cuda.empty_cache()               # torch does so itself, but not while a graph is recorded
+        log(f"  out of memory with {len(part)} documents at once: half of them (a lower --{knob} "
+            "starts that way)")
+        half = len(part) // 2
+        todo[:0] = [part[:half], part[half:]]

@@ -1,0 +1,209 @@
+"""What changes the weights: the optimizers by name, the learning rate, the average."""
+import contextlib
+from collections import defaultdict
+
+import torch
+from schedulefree import AdamWScheduleFree
+
+from config import UserError
+
+
+def orthogonalize(X, steps=5):
+    """Returns matrices (n, rows, columns) made roughly semi-orthogonal, in bfloat16.
+
+    Singular values end between 0.7 and 1.2: Newton-Schulz with the coefficients of
+    kellerjordan.github.io/posts/muon. Each step is X (3.4445 - 4.7750 A + 2.0315 A^2).
+    """
+    X = X.bfloat16()
+    X = X / (X.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    tall = X.shape[1] > X.shape[2]
+    for _ in range(steps):
+        A = X.mT @ X if tall else X @ X.mT     # (n, side, side) of the smaller side
+        B = torch.baddbmm(A, A, A, beta=-4.7750, alpha=2.0315)
+        B.diagonal(dim1=1, dim2=2).add_(3.4445)
+        X = X @ B if tall else B @ X
+    return X
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalized, at the size of AdamW's updates; with `average` schedule-free.
+
+    The same numbers as torch.optim.Muon(adjust_lr_fn="match_rms_adamw"), but matrices of one shape
+    are one stack and updated at once: they are many and small, and a loop over them is mostly
+    overhead. The parameters become views of the stacks, so nothing is copied back.
+
+    average: 0, or the interpolation of schedule-free (arXiv 2405.15682), as in
+    schedulefree.ScheduleFreeWrapper. Training happens at y = (1 - average) z + average x, where z
+    takes the steps and x is their average.
+    """
+
+    def __init__(self, params, weight_decay=0.0, momentum=0.95, average=0.0):
+        by_shape = defaultdict(list)
+        for p in params:
+            by_shape[p.shape].append(p)
+        defaults = dict(lr=0.0, weight_decay=weight_decay, momentum=momentum, average=average,
+                        weight_sum=0.0, lr_max=0.0, train_mode=True)
+        super().__init__([dict(params=group) for group in by_shape.values()], defaults)
+        self.stacks = []                       # (n, rows, columns) for each shape
+        for group in by_shape.values():
+            stack = torch.stack([p.data for p in group])
+            for p, row in zip(group, stack):
+                p.data = row
+            self.stacks.append(stack)
+
+    def stacked(self):
+        """Yields (group, its weights (n, rows, columns))."""
+        for group, stack in zip(self.param_groups, self.stacks):
+            for p, row in zip(group["params"], stack.unbind()):
+                assert p.data_ptr() == row.data_ptr(), "weights were moved after their optimizer was made"
+            yield group, stack
+
+    @torch.no_grad()
+    def step(self):
+        for group, y in self.stacked():
+            average, state = group["average"], self.state[group["params"][0]]
+            grad = torch.stack([p.grad for p in group["params"]])
+            if not state:
+                state["momentum"] = torch.zeros_like(y)
+                if average:
+                    state["z"] = y.clone()
+            state["momentum"].lerp_(grad, 1 - group["momentum"])
+            nesterov = grad.lerp_(state["momentum"], group["momentum"])
+            # AdamW's updates have about 0.2 in root mean square
+            scale = 0.2 * max(y.shape[1:]) ** 0.5
+            decay = group["weight_decay"] / scale
+            update = torch.add(orthogonalize(nesterov), y, alpha=decay)
+            lr = group["lr"] * scale
+            if not average:
+                y.sub_(update, alpha=lr)
+                continue
+            # steps of the warm-up count less in the average
+            group["lr_max"] = max(group["lr_max"], group["lr"])
+            group["weight_sum"] += group["lr_max"] ** 2
+            share = group["lr_max"] ** 2 / group["weight_sum"]
+            y.lerp_(state["z"], share).add_(update, alpha=lr * (average * (1 - share) - 1))
+            state["z"].sub_(update, alpha=lr)
+
+    @torch.no_grad()
+    def eval(self):
+        """From y to x, the average; `averaged` below undoes it."""
+        for group, y in self.stacked():
+            z = self.state[group["params"][0]].get("z")
+            if z is not None and group["train_mode"]:
+                y.lerp_(z, 1 - 1 / group["average"])
+            group["train_mode"] = False
+
+
+def adamw(groups, c):
+    return torch.optim.AdamW(groups, betas=(c.beta1, c.beta2))
+
+
+def schedulefree_adamw(groups, c):
+    return AdamWScheduleFree(groups, betas=(c.beta1, c.beta2))
+
+
+def muon(params, c):
+    return Muon(params, c.weight_decay)
+
+
+def schedulefree_muon(params, c):
+    return Muon(params, c.weight_decay, average=c.beta1)
+
+
+# name: (for the matrices of the blocks, or None; for all else; whether the rate decays at the end)
+OPTIMIZERS = {
+    "schedulefree": (None, schedulefree_adamw, False),
+    "muon_schedulefree": (schedulefree_muon, schedulefree_adamw, False),
+    "adamw": (None, adamw, True),
+    "muon": (muon, adamw, True),
+}
+
+
+class Optimizer:
+    """One or several torch optimizers as one. Every parameter is in exactly one of their groups."""
+
+    def __init__(self, model, config, trained=None):
+        """trained: (part of the model, state_dict of the Optimizer that trained it), to go on with."""
+        if config.optimizer not in OPTIMIZERS:
+            raise UserError(f"no optimizer {config.optimizer!r}; there are {', '.join(OPTIMIZERS)}")
+        for_matrices, for_rest, self.decays = OPTIMIZERS[config.optimizer]
+        apart = {id(p) for p in trained[0].parameters()} if trained else set()
+        kinds = {}
+        for kind, params in model.parameter_groups().items():
+            kinds[kind] = [p for p in params if id(p) not in apart]
+        decay = config.weight_decay
+        groups = [dict(params=kinds["head"], weight_decay=decay),
+                  dict(params=kinds["norms"], weight_decay=0.0),
+                  dict(params=kinds["tables"], weight_decay=config.embed_decay)]
+        if for_matrices is None:
+            groups.insert(0, dict(params=kinds["matrices"], weight_decay=decay))
+        self.parts = [for_rest([group for group in groups if group["params"]], config)]
+        if for_matrices is not None:
+            self.parts.append(for_matrices(kinds["matrices"], config))
+        if trained:
+            inner = Optimizer(trained[0], config)
+            inner.load_state_dict(trained[1])
+            self.parts += inner.parts
+        grouped = [id(p) for part in self.parts for g in part.param_groups for p in g["params"]]
+        assert sorted(grouped) == sorted(map(id, model.parameters())), "a parameter in no or two groups"
+        self.set_train_mode()
+
+    def set_train_mode(self):
+        """Says that the weights are those to train, without touching them.
+
+        schedulefree's train() would compute them anew, and round.
+        """
+        for part in self.parts:
+            for group in part.param_groups:
+                if "train_mode" in group:
+                    group["train_mode"] = True
+
+    def step(self, lr):
+        for part in self.parts:
+            for group in part.param_groups:
+                group["lr"] = lr
+            part.step()
+        self.zero_grad()
+
+    def zero_grad(self):
+        for part in self.parts:
+            part.zero_grad(set_to_none=True)
+
+    def state_dict(self):
+        return [part.state_dict() for part in self.parts]
+
+    def load_state_dict(self, states):
+        for part, state in zip(self.parts, states):
+            part.load_state_dict(state)
+        self.set_train_mode()
+
+
+@contextlib.contextmanager
+def averaged(model, optimizer):
+    """Inside, the model holds the averaged weights and is in eval mode.
+
+    Afterwards the training weights are back bit for bit: to switch by arithmetic, there and back,
+    would change them.
+    """
+    kept = [p.detach().clone() for p in model.parameters()]
+    model.eval()
+    for part in optimizer.parts:
+        if hasattr(part, "eval"):
+            part.eval()
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for p, weights in zip(model.parameters(), kept):
+                p.copy_(weights)
+        optimizer.set_train_mode()
+        model.train()
+
+
+def learning_rate(config, optimizer, step):
+    """Linear warm-up, then flat for schedule-free, which averages; the others decay to 0 at the end."""
+    scale = min(1.0, (step + 1) / max(1, config.warmup * config.max_steps))
+    if optimizer.decays:
+        left = config.max_steps - step
+        scale = min(scale, left / max(1, config.decay * config.max_steps))
+    return config.learning_rate * scale

@@ -1,0 +1,337 @@
+"""What a network answers: known answers judged, answers decoded under every view, attempts reranked."""
+import copy
+import time
+from collections import defaultdict
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from arc.score import grid_key, score, to_prediction, vote, votes_of
+from arc.task import Query
+from arc.tokens import COLORS, grid_length
+from arc.views import IDENTITY, SYMMETRIES, fixed_colors, random_colors, view_grid, view_pairs
+from engine.batches import DocumentPlan, Pairs, build_documents, fit_demos, gather, pack
+from engine.cuda_graphs import run_steps
+from engine.devices import autocast, in_smaller_parts
+from model import Answer, generate
+
+TOP_K = 16                                     # grids of a query that are reranked: the right one is
+                                               # seldom further down
+
+
+def make_queries(tasks, views, config):
+    """Returns the Queries of every test input under up to `views` distinct views.
+
+    View 0 is the task as it is. Views must show different prompts, so a symmetric task has fewer.
+    """
+    queries = []
+    for t, task in enumerate(tasks):
+        rng, fixed = np.random.default_rng([0, t]), fixed_colors(task, config.demos == 0)
+        distinct = [{} for _ in task.test]     # of each test input: prompt -> (symmetry, colors)
+        for attempt in range(8 * views):
+            symmetry = attempt % SYMMETRIES if config.symmetries else 0
+            colors = random_colors(rng, fixed) if config.colors and attempt else IDENTITY
+            demos = view_pairs(task.train[:config.demos], symmetry, colors)
+            shown = [grid_key(grid) for pair in demos for grid in pair]
+            for found, (grid, _) in zip(distinct, task.test):
+                if len(found) < views:
+                    prompt = (*shown, grid_key(view_grid(grid, symmetry, colors)))
+                    found.setdefault(prompt, (symmetry, colors))
+            if all(len(found) == views for found in distinct):
+                break
+        for i, found in enumerate(distinct):
+            for view, (symmetry, colors) in enumerate(found.values()):
+                queries.append(Query(task, i, view, symmetry, colors))
+    return queries
+
+
+def known_queries(tasks, config):
+    """Returns the queries of known answers in the plain view, each with its answer as proposal."""
+    queries = [query for query in make_queries(tasks, 1, config) if query.answer is not None]
+    return [query._replace(proposal=query.answer) for query in queries]
+
+
+class QuerySet:
+    """Queries as documents: the demonstrations that fit, the input, and the proposal if there is one.
+
+    The prompt and the fixed allowance max_answer decide which demonstrations fit, never the answer.
+    A query that does not fit has no document; it counts as failed.
+    """
+
+    def __init__(self, queries, config, task_rows, device):
+        self.queries = queries
+        self.fitting = []                      # numbers of the queries that have a document
+        self.dropped_demos = 0                 # demonstrations that did not fit
+        self.guesses = []                      # about how many tokens will be decoded, (D,)
+        first, numbers = self.encode(queries, config, device)
+        plans = []
+        for q, (query, number) in enumerate(zip(queries, numbers)):
+            s = query.symmetry
+            length, prompt = self.pairs.length[:, s], self.pairs.prompt[:, s]
+            train = first[id(query.task)] + np.arange(len(query.task.train))
+            demos = train[:config.demos]
+            kept = fit_demos(length[demos], prompt[number] + config.max_answer, config.max_len)
+            if kept is None or length[number] - prompt[number] > config.max_answer:
+                continue
+            self.fitting.append(q)
+            self.dropped_demos += len(demos) - len(kept)
+            self.guesses.append(guess_length(prompt[train], length[train], prompt[number]))
+            row = task_rows.get(query.task.id, 0)
+            plans.append(DocumentPlan([*demos[kept], number], s, query.colors, row))
+        self.documents = build_documents(self.pairs, plans)
+
+    def encode(self, queries, config, device):
+        """Encodes every demonstration, and every different pair of input and proposal, once.
+
+        Returns ({id of the task object: number of its first demonstration}, pair number a query).
+        """
+        pairs, first, number_of, numbers = [], {}, {}, []
+        for query in queries:
+            task = query.task
+            if id(task) not in first:
+                first[id(task)] = len(pairs)
+                pairs += task.train
+            proposal = query.proposal
+            key = id(task), query.test, None if proposal is None else grid_key(proposal)
+            if key not in number_of:
+                number_of[key] = len(pairs)
+                pairs.append((task.test[query.test][0], proposal))
+            numbers.append(number_of[key])
+        self.pairs = Pairs(pairs, SYMMETRIES if config.symmetries else 1).to(device)
+        return first, numbers
+
+    def cut(self, kept):
+        """Returns this set with only the first kept (D,) tokens of the proposals, to decode on."""
+        proposed = self.documents.answer_lengths()
+        shorter = copy.copy(self)
+        shorter.documents = self.documents.cut_answers(kept)
+        shorter.guesses = np.where(proposed > 0, proposed - kept, self.guesses)
+        return shorter
+
+    def plan(self, tokens, which):
+        """Returns lists of documents to decode together, about `tokens` tokens each in all.
+
+        Documents of similar answers come together, then those of similar prompts.
+        """
+        prompts, guesses = self.documents.lengths(), np.array(self.guesses)
+        by_guess = np.log2(guesses[which] + 1).round()
+        batches, longest = [], 0
+        for d in which[np.lexsort([prompts[which], by_guess])[::-1]]:
+            longest = max(longest, prompts[d] + guesses[d])
+            if not batches or (len(batches[-1]) + 1) * longest > tokens:
+                batches.append([])
+                longest = prompts[d] + guesses[d]
+            batches[-1].append(d)
+        return batches
+
+    def batch(self, which):
+        return gather(self.pairs, self.documents.take(which))
+
+
+def guess_length(prompts, lengths, prompt):
+    """Returns about how many tokens an answer has, by the demonstrations' sizes.
+
+    It decides only what is decoded together.
+    """
+    answers = lengths - prompts
+    if len(set(answers)) == 1:
+        return int(answers[0])
+    return int(prompt * (answers.sum() / prompts.sum() if len(answers) else 1))
+
+
+class TokenScores(NamedTuple):
+    """The tokens of proposals, `end` included, in the order of documents. (n,) each."""
+    document: np.ndarray
+    token: np.ndarray
+    logprob: np.ndarray
+    correct: np.ndarray                        # the network finds it the likeliest
+
+
+class Predicted(NamedTuple):
+    predictions: list                          # arc.score.Prediction, one a query
+    queries: list
+    dropped_demos: int                         # demonstrations that did not fit
+
+
+class Predictor:
+    """A network and all it takes to ask it: config, rows of the task embedding, device, log."""
+
+    def __init__(self, model, config, task_rows, device, log=print):
+        self.model, self.config = model, config
+        self.task_rows, self.device, self.log = task_rows, device, log
+
+    def query_set(self, queries):
+        return QuerySet(queries, self.config, self.task_rows, self.device)
+
+    @torch.no_grad()
+    def teacher_force(self, query_set):
+        """Returns the TokenScores of all proposals: each token given, the next one judged."""
+        c, documents = self.config, query_set.documents
+
+        def work(which):
+            batch = query_set.batch(proposed[which])
+            with autocast(c, self.device):
+                logits = self.model(batch.tokens, batch.coords, batch.cu_seqlens, batch.task_view)
+            asked = batch.is_query.bool()
+            targets, logits = batch.targets[asked], logits.float()[asked]
+            logprobs = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+            found = batch.document[asked], targets, logprobs, logits.argmax(-1) == targets
+            return [x.cpu().numpy() for x in found]
+
+        proposed = np.flatnonzero(documents.answer_lengths())
+        # more at once than in training: no gradient is kept
+        capacity = c.micro_tokens or max(c.batch_tokens, c.predict_tokens // 16)
+        parts = pack(documents.lengths()[proposed], capacity)
+        found = [[np.zeros(0, kind) for kind in (int, int, np.float32, bool)]]
+        for which, (document, *rest) in in_smaller_parts(work, parts, "micro_tokens", self.log):
+            found.append((proposed[which][document], *rest))
+        columns = [np.concatenate(column) for column in zip(*found)]
+        order = np.argsort(columns[0], kind="stable")
+        return TokenScores(*(column[order] for column in columns))
+
+    def judge(self, queries):
+        """Returns {name: (n,)} of the queries' proposals: exact, nll (nats), tokens, cells, right.
+
+        Greedy decoding gives the same grid if and only if every argmax is right, so `exact` needs no
+        decoding. A query that does not fit has zeros.
+        """
+        query_set = self.query_set(queries)
+        scores = self.teacher_force(query_set)
+        is_cell = scores.token < COLORS
+        columns = dict(correct=scores.correct, nll=-scores.logprob, tokens=np.ones(len(is_cell)),
+                       cells=is_cell, right=scores.correct & is_cell)
+        sums = {}
+        for name, values in columns.items():
+            sums[name] = np.zeros(len(queries))
+            counted = np.bincount(scores.document, values, len(query_set.fitting))
+            sums[name][query_set.fitting] = counted
+        sums["exact"] = (sums.pop("correct") == sums["tokens"]) & (sums["tokens"] > 0)
+        return sums
+
+    def decode(self, query_set, temperature=0.0):
+        """Returns an Answer for each document of the set, or None where it came to none.
+
+        A proposal is verified in one forward pass; decoding goes on after the prefix that the
+        network agrees with. Greedily that gives the answer it would find alone, up to rounding, and
+        sooner (speculative decoding, arXiv 2211.17192).
+        """
+        scores = self.teacher_force(query_set)
+        D = len(query_set.fitting)
+        proposed = np.bincount(scores.document, minlength=D)
+        start = np.cumsum(proposed) - proposed
+        agreed = proposed.copy()               # tokens of each proposal that stay
+        wrong = np.flatnonzero(~scores.correct)
+        document, first_wrong = np.unique(scores.document[wrong], return_index=True)
+        agreed[document] = wrong[first_wrong] - start[document]
+        done = (agreed == proposed) & (proposed > 0)
+        answers, prefixes = [None] * D, []
+        for d in range(D):
+            kept = slice(start[d], start[d] + agreed[d])
+            prefixes.append((scores.token[kept], scores.logprob[kept]))
+            if done[d]:
+                answers[d] = Answer(scores.token[kept][:-1], scores.logprob[kept])
+        self.decode_rest(query_set.cut(agreed), answers, prefixes, np.flatnonzero(~done), temperature)
+        return answers
+
+    def decode_rest(self, query_set, answers, prefixes, which, temperature):
+        """Fills in the answers of documents `which`; prefixes: (tokens, logprobs) they begin with."""
+        c = self.config
+        room = c.max_answer - query_set.documents.answer_lengths()
+
+        def work(part):
+            batch = query_set.batch(part)
+            with autocast(c, self.device):
+                return generate(self.model, batch, room[part], temperature, run_steps)
+        done, logged = len(answers) - len(which), time.time()
+        parts = query_set.plan(c.predict_tokens, which)
+        for part, found in in_smaller_parts(work, parts, "predict_tokens", self.log):
+            for d, rest in zip(part, found):
+                if rest is not None:
+                    answers[d] = Answer(*map(np.concatenate, zip(prefixes[d], rest)))
+            done += len(part)
+            if time.time() - logged > 10:
+                self.log(f"  predictions {done}/{len(answers)}")
+                logged = time.time()
+
+    def propose(self, queries, predictions):
+        """Returns the queries, each with the grid that most predictions of it vote for.
+
+        Without one where there is none, or where it might not fit under another view: too long, or
+        (repaired) with a last row that ends outside the canvas.
+        """
+        attempts, proposed = votes_of(predictions), []
+        for query in queries:
+            best = next(iter(attempts.get(query.key, [])), None)
+            if best is not None:
+                H, W = best.shape
+                longest = max(grid_length(H, W), grid_length(W, H)) + 1
+                if longest > self.config.max_answer or max(H, W) >= self.model.config.canvas:
+                    best = None
+            proposed.append(query._replace(proposal=best))
+        return proposed
+
+    def predict(self, tasks, views, temperature=0.0, repaired=False):
+        """Returns the Predicted of every test input under its views.
+
+        A few views are decoded first, and what they vote for is proposed to the others. A sample
+        (temperature > 0) does not follow from another, so nothing is proposed then.
+        """
+        queries = make_queries(tasks, views, self.config)
+        first_views = views if temperature else 1 + views // 16
+        answers, predictions = {}, []          # number of the query -> Answer
+        dropped, failed = 0, 0
+        early = [q for q, query in enumerate(queries) if query.view < first_views]
+        late = [q for q, query in enumerate(queries) if query.view >= first_views]
+        for part in filter(None, (early, late)):
+            query_set = self.query_set(self.propose([queries[q] for q in part], predictions))
+            found = self.decode(query_set, temperature)
+            answers.update(zip([part[i] for i in query_set.fitting], found))
+            predictions += [to_prediction(queries[q], answers.get(q), repaired) for q in part]
+            dropped += query_set.dropped_demos
+            failed += len(part) - len(query_set.fitting)
+        if failed:
+            c = self.config
+            self.log(f"  {failed} of {len(queries)} prompts do not fit: prompt + max_answer "
+                     f"({c.max_answer}) > max_len ({c.max_len}); they count as failed")
+        by_number = dict(zip(early + late, predictions))
+        return Predicted([by_number[q] for q in range(len(queries))], queries, dropped)
+
+    def rerank(self, tasks, attempts):
+        """Returns the attempts {(task id, test): grids}, the TOP_K best of each in a new order.
+
+        They are ordered by the mean log-probability of the whole grid under rerank_views views
+        (Franzen et al., arXiv 2505.07859), judged by views under which all of them fit.
+        """
+        queries, rows = [], defaultdict(list)
+        for query in make_queries(tasks, self.config.rerank_views, self.config):
+            grids = attempts.get(query.key, [])[:TOP_K]
+            if len(grids) > 1:
+                for grid in grids:
+                    rows[query.key].append(len(queries))
+                    queries.append(query._replace(proposal=grid))
+        reranked = dict(attempts)
+        if not queries:
+            return reranked
+        scores = self.judge(queries)
+        for key, row in rows.items():
+            grids = attempts[key][:TOP_K]
+            nll = scores["nll"][row].reshape(-1, len(grids))                    # (views, grids)
+            fits = (scores["tokens"][row].reshape(nll.shape) > 0).all(1)
+            if fits.any():
+                order = np.argsort(nll[fits].mean(0), kind="stable")
+                reranked[key] = [grids[k] for k in order] + attempts[key][TOP_K:]
+        return reranked
+
+    def score_attempts(self, tasks, predictions):
+        """Returns (metrics, attempts) of predictions: ordered by votes, or reranked if asked for.
+
+        Reranked ones have the metrics of votes beside them, as pass1_by_votes and pass2_by_votes.
+        """
+        attempts = votes_of(predictions)
+        metrics = score(tasks, predictions, attempts)
+        if not self.config.rerank_views:
+            return metrics, attempts
+        by_votes = {f"{key}_by_votes": metrics[key] for key in ("pass1", "pass2") if key in metrics}
+        attempts = self.rerank(tasks, attempts)
+        return {**score(tasks, predictions, attempts), **by_votes}, attempts

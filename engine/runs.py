@@ -1,0 +1,410 @@
+"""What a run leaves and goes on from: its folder, log and checkpoints; Ctrl-C; memory that runs out."""
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import pickle
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from arc.leaks import task_key
+from arc.tasks import write_json, write_text
+from arc.views import SYMMETRIES
+from config import Config, UserError
+from engine.devices import is_out_of_memory
+from engine.optim import averaged, learning_rate
+from model import GPT, ModelConfig
+
+# ------------------------------------------------------------------------------------------------
+# The folder and the log
+
+
+def clock(seconds):
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+class Log:
+    """Lines for people to the screen and log.txt, records for programs to metrics.jsonl."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+
+    def __call__(self, text):
+        with open(self.folder / "log.txt", "a") as file:
+            file.write(text + "\n")
+        try:
+            print(text, flush=True)
+        except BrokenPipeError:                # `| head` has seen enough; the run goes on into log.txt
+            sys.stdout = open(os.devnull, "w")
+
+    def record(self, **values):
+        with open(self.folder / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def records(self):
+        path = self.folder / "metrics.jsonl"
+        return [json.loads(line) for line in path.open()] if path.exists() else []
+
+    def forget_after(self, step):
+        """Removes the records of steps that a resumed run will record again."""
+        kept = [record for record in self.records() if record.get("step", 0) <= step]
+        lines = "".join(json.dumps(record) + "\n" for record in kept)
+        write_text(self.folder / "metrics.jsonl", lines)
+
+    def times_scored(self, source):
+        """Returns how often these tasks were scored in this folder, this time included."""
+        tests = [record for record in self.records() if record["kind"] == "test"]
+        return 1 + sum(record.get("source") == source for record in tests)
+
+    def summarize(self, metrics):
+        """Writes the last lines of a run, to be found by grep."""
+        self("\n---")
+        for key, value in metrics.items():
+            if isinstance(value, float):
+                self(f"{key}: {value:.4f}")
+            elif value is not None and not isinstance(value, dict):
+                self(f"{key}: {value}")
+
+
+def prepare_folder(config):
+    """Makes out_dir, or says why it cannot be used.
+
+    Returns the files of an older run, to be deleted once all else has proved to be right.
+    """
+    folder = Path(config.out_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".write").touch()
+        (folder / ".write").unlink()
+    except OSError as error:
+        raise UserError(f"out_dir {folder}: cannot be written ({error.strerror}); name another with "
+                        "--out_dir=") from None
+    if config.resume or config.eval_only:
+        return []
+    stale = [*folder.glob("*.pt"), *folder.glob("submission.json")]
+    if stale and not config.overwrite:
+        raise UserError(f"out_dir {folder} already holds a run: go on with --resume, replace it with "
+                        "--overwrite, or name another with --out_dir=")
+    texts = [folder / name for name in ("log.txt", "metrics.jsonl", "report.html")]
+    return stale + [path for path in texts if path.exists()]
+
+
+def versions():
+    """Returns the versions of all that decides a result."""
+    try:
+        command = ["git", "describe", "--always", "--dirty"]
+        commit = subprocess.run(command, capture_output=True, text=True,
+                                cwd=Path(__file__).parent).stdout.strip()
+    except OSError:
+        commit = ""
+    return dict(python=platform.python_version(), torch=str(torch.__version__),
+                numpy=np.__version__, commit=commit or "unknown",
+                schedulefree=importlib.metadata.version("schedulefree"))
+
+
+def write_config(run, given, machine, argv, **facts):
+    """Writes config.json: every knob, those given, versions, machine, command, and more facts."""
+    command = shlex.join(sys.argv) if argv is None else ""
+    write_json(run.log.folder / "config.json", {
+        **dataclasses.asdict(run.config), "given": given, "versions": run.versions,
+        "machine": machine, "command": command, **facts})
+
+
+# ------------------------------------------------------------------------------------------------
+# Checkpoints: one dict of tensors, numbers, strings and plain containers
+
+KIND = "nanoarc checkpoint 2"
+# what torch.load raises on a file that was cut short
+UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError)
+
+
+def save_atomically(path, value):
+    """Writes a temporary file, then renames it: a reader finds the old file or the new one."""
+    temporary = Path(f"{path}.tmp")
+    torch.save(value, temporary)
+    temporary.replace(path)
+
+
+def load_checkpoint(path, network="GPT", cure="train first, or name one with --init_from="):
+    """Returns the dict of a checkpoint, on the CPU. Nothing in the file is executed (weights_only).
+
+    network: the class whose weights it must hold. UserError names the file and what is wrong.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such checkpoint; {cure}")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        raise UserError(f"{path}: not a readable checkpoint, perhaps cut short "
+                        f"({type(error).__name__})") from None
+    kind = found.get("kind") if isinstance(found, dict) else None
+    if kind != KIND:
+        older = "; knobs were renamed since: train again" if kind == "nanoarc checkpoint 1" else ""
+        raise UserError(f"{path}: a file of another program, or of another version: its kind is "
+                        f"{kind!r} and not {KIND!r}{older}")
+    if found["network"] != network:
+        raise UserError(f"{path}: holds a {found['network']}, and a {network} is needed here "
+                        "(train.py writes GPT, refine.py Refiner)")
+    return found
+
+
+def model_config(config, canvas, n_tasks):
+    """Returns the ModelConfig of a Config. n_tasks: rows of the task embedding, 0 for none."""
+    return ModelConfig(config.encoding, config.n_layer, config.n_head, config.n_kv_head, config.n_embd,
+                       config.n_mlp, config.dropout, canvas, config.max_len, config.demos + 1,
+                       n_tasks, SYMMETRIES if config.view_embed else 0)
+
+
+def check_same_network(found, wanted, path):
+    """UserError naming every knob in which a checkpoint's network differs from the wanted one."""
+    knobs = {"n_pairs": "demos + 1", "n_tasks": "tasks trained on", "n_views": "view_embed * 8"}
+    differences = []
+    for field in dataclasses.fields(ModelConfig):
+        there, here = found["model_config"].get(field.name), getattr(wanted, field.name)
+        if there != here and field.name != "dropout":
+            name = knobs.get(field.name, field.name)
+            differences.append(f"{name} is {there!r} there and {here!r} here")
+    if differences:
+        raise UserError(f"{path}: another network: {'; '.join(differences)}")
+
+
+def differing_knobs(found, config, may_change):
+    """Returns which knobs differ from a checkpoint's, as text, beside those that may.
+
+    A knob that is newer than the checkpoint had its default.
+    """
+    differences = []
+    for field in dataclasses.fields(Config):
+        was = found["config"].get(field.name, field.default)
+        now = getattr(config, field.name)
+        if was != now and field.name not in may_change:
+            differences.append(f"{field.name} was {was!r} and is {now!r}")
+    return "; ".join(differences)
+
+
+def rebuild(found, device="cpu"):
+    """Returns the GPT of a checkpoint's dict, with its averaged weights, in eval mode."""
+    model = GPT(ModelConfig(**found["model_config"]))
+    model.load_state_dict(found["model"])
+    return model.to(device).eval()
+
+
+def from_checkpoint(path, device="cpu"):
+    """Returns (the GPT of a checkpoint file, the checkpoint's dict)."""
+    found = load_checkpoint(path)
+    return rebuild(found, device), found
+
+
+def start_from(model, task_ids, found, path):
+    """Starts from a checkpoint's weights. Rows of the task embedding go by task id.
+
+    A task without a row starts as the mean of all rows.
+    """
+    had_tasks = bool(found["model_config"]["n_tasks"])
+    if had_tasks != bool(model.config.n_tasks):
+        raise UserError(f"{path}: a network {'with' if had_tasks else 'without'} a task embedding; set "
+                        "--task_embed to match")
+    resized = {**found["model_config"], "n_tasks": model.config.n_tasks}
+    check_same_network({"model_config": resized}, model.config, path)
+    weights = found["model"]
+    if had_tasks:
+        old = weights["task.weight"]
+        row_of = {tuple(task_id): row for row, task_id in enumerate(found["task_ids"], 1)}
+        rows = [old[0]]                        # row 0 is for tasks never seen
+        for task_id in task_ids:
+            row = row_of.get(tuple(task_id))
+            rows.append(old.mean(0) if row is None else old[row])
+        weights["task.weight"] = torch.stack(rows)
+    model.load_state_dict(weights)
+
+
+def task_rows(task_ids, tasks):
+    """Returns {task id: row of the task embedding} of the tasks that were trained on.
+
+    A task is recognised by its id and its demonstrations; all others have row 0.
+    """
+    row_of = {tuple(task_id): row for row, task_id in enumerate(task_ids, 1)}
+    rows = {}
+    for task in tasks:
+        row = row_of.get((task.id, task_key(task)))
+        if row is not None:
+            rows[task.id] = row
+    return rows
+
+
+def check_known(config, tasks, rows):
+    """UserError where rules live in the weights and a task was not trained on."""
+    unknown = [task.id for task in tasks if task.id not in rows]
+    if config.demos == 0 and unknown:
+        raise UserError(f"{len(unknown)} tasks, {unknown[0]} the first, were not trained on, and this "
+                        "network keeps rules in its weights: `python train.py CONFIG "
+                        f"--tasks={config.tasks or config.test}` trains with their demonstrations and "
+                        "solves them")
+
+
+# ------------------------------------------------------------------------------------------------
+# The state of a run
+
+# knobs that do not change what is trained
+MAY_CHANGE = ("out_dir", "overwrite", "resume", "init_from", "device", "compile", "workers",
+              "log_every", "keep_every", "views", "rerank_views", "predict_tokens", "micro_tokens")
+
+
+class Run:
+    """What training changes, and how it is saved and restored."""
+
+    def __init__(self, config, model, optimizer, task_ids, log):
+        self.config, self.model, self.optimizer = config, model, optimizer
+        self.task_ids, self.log = task_ids, log
+        self.step, self.seconds = 0, 0.0
+        self.best = None                       # (exact, -loss) on val
+        self.dropped_demos = 0                 # demonstrations that did not fit, so far
+        self.extra = {}                        # what else a checkpoint holds: refine.py has something
+        self.versions = versions()             # of the start: files may be edited during a run
+
+    def save(self, name, training=True):
+        """Saves the averaged weights, which anyone uses.
+
+        training: also the weights in training and the optimizer's state, for --resume.
+        """
+        state = dict(
+            kind=KIND, network=type(self.model).__name__, config=dataclasses.asdict(self.config),
+            model_config=dataclasses.asdict(self.model.config), task_ids=self.task_ids,
+            step=self.step, best=self.best, seconds=self.seconds, versions=self.versions,
+            dropped_demos=self.dropped_demos, **self.extra)
+        if training:
+            weights = self.model.state_dict()
+            state["training"] = {key: value.detach().clone() for key, value in weights.items()}
+            state["optimizer"] = self.optimizer.state_dict()
+        with averaged(self.model, self.optimizer):
+            state["model"] = self.model.state_dict()
+            save_atomically(Path(self.config.out_dir) / name, state)
+
+    def resume(self, found, path):
+        """Restores weights, optimizer, step, best score and times; samples follow from the step."""
+        check_same_network(found, self.model.config, path)
+        if "training" not in found:
+            raise UserError(f"{path}: holds weights only, nothing to resume from; --init_from={path} "
+                            "starts from them")
+        differences = differing_knobs(found, self.config, MAY_CHANGE)
+        if differences:
+            raise UserError(f"--resume goes on with the same run, but {differences}. To start a new "
+                            f"one from these weights: --init_from={path}")
+        self.model.load_state_dict(found["training"])
+        self.optimizer.load_state_dict(found["optimizer"])
+        self.step, self.seconds = found["step"], found["seconds"]
+        self.dropped_demos = found["dropped_demos"]
+        self.best = tuple(found["best"]) if found["best"] else None
+        self.log.forget_after(self.step)
+
+    def record_validation(self, metrics):
+        """Records the metrics of val, and saves best.pt where they are the best so far."""
+        self.log.record(kind="val", step=self.step, seconds=self.seconds, **metrics)
+        rank = float(metrics["exact"]), -float(metrics["loss"])
+        if self.best is None or rank > self.best:
+            self.best = rank
+            self.save("best.pt", training=False)
+
+    def check_finite(self, losses, grad_norm):
+        """UserError, before anything is overwritten, where a loss or gradient is no number."""
+        loss = losses[0]
+        if not all(map(math.isfinite, [*losses, grad_norm])):
+            good = Path(self.config.out_dir) / "ckpt.pt"
+            kept = f"{good} is the last good checkpoint" if good.exists() else "nothing was saved yet"
+            raise UserError(f"step {self.step}: loss {loss}, gradient norm {grad_norm}. Stopped; {kept}"
+                            ". Try a lower --learning_rate, or --dtype=float32")
+
+    def with_less_memory(self, work, micro_tokens):
+        """Returns (work(micro_tokens), micro_tokens), these halved until memory suffices."""
+        while True:
+            # dropout of step i follows from (seed, i) too, however often the step is tried
+            torch.manual_seed(self.config.seed * 1_000_003 + self.step)
+            try:
+                return work(micro_tokens), micro_tokens
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+            smaller = max(micro_tokens // 2, self.config.max_len)
+            if smaller == micro_tokens:
+                raise UserError(f"out of memory with {micro_tokens} tokens at once, which is max_len: "
+                                "lower --max_len, --n_embd or --n_layer")
+            self.optimizer.zero_grad()
+            self.log(f"  out of memory at step {self.step}: {smaller} tokens at once instead of "
+                     f"{micro_tokens}; the step is repeated with the same samples "
+                     f"(--micro_tokens={smaller} starts that way)")
+            micro_tokens = smaller
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+
+class Progress:
+    """What is due, and how fast training is; evaluation and saving do not count as training."""
+
+    def __init__(self, run):
+        self.run, self.first_step, self.earlier = run, run.step, run.seconds
+        self.begun = time.time()
+        self.restart()
+
+    def restart(self):
+        self.mark, self.marked_step, self.tokens = time.time(), self.run.step, 0
+
+    def due(self, every):
+        step = self.run.step
+        return every > 0 and step > self.first_step and step % every == 0
+
+    def report(self, losses, grad_norm):
+        """Logs a line and a record. losses: (over all outputs, over the queries' outputs)."""
+        run, config, now = self.run, self.run.config, time.time()
+        run.seconds = self.earlier + now - self.begun
+        if run.step == self.marked_step:
+            return
+        ms = 1000 * (now - self.mark) / (run.step - self.marked_step)
+        lr = learning_rate(config, run.optimizer, run.step - 1)
+        per_step = (now - self.begun) / (run.step - self.first_step)
+        run.log(f"step {run.step:6d}/{config.max_steps} {run.step / config.max_steps:4.0%}  "
+                f"loss {losses[1]:.4f}  lr {lr:.2e}  norm {grad_norm:5.2f}  {ms:6.1f} ms  "
+                f"{self.tokens / (now - self.mark):7.0f} tok/s  "
+                f"ETA {clock((config.max_steps - run.step) * per_step)}")
+        run.log.record(kind="train", step=run.step, loss=losses[1], loss_all_outputs=losses[0], lr=lr,
+                       norm=grad_norm, ms=ms, seconds=run.seconds)
+
+
+@contextlib.contextmanager
+def interruptible():
+    """Inside, Ctrl-C sets a flag, which the function it gives returns; a second one interrupts."""
+    flags = []
+
+    def handle(*arguments):
+        if flags:
+            signal.default_int_handler(*arguments)
+        flags.append(True)
+    previous = signal.signal(signal.SIGINT, handle)
+    try:
+        yield lambda: bool(flags)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def command_line(main, verb):
+    """Runs a script: one line for what its user can mend; Ctrl-C exits with 130.
+
+    verb: what --eval_only does, such as "predicts".
+    """
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print(f"interrupted. If training was done, --eval_only {verb} and scores again",
+              file=sys.stderr)
+        sys.exit(130)
