@@ -1,361 +1,420 @@
-"""Train a second, bidirectional network on the first one's drafts, and correct drafts with it.
+"""Train the network further on its own mistakes: it reads a draft of the answer, then answers.
 
-    python train.py config/quadtree.py && python refine.py config/quadtree.py     # before and after, on tasks neither has seen
-    python refine.py config/quadtree.py --eval_only --tasks=FILE                   # both networks solve a task file of yours
+    python train.py config/quadtree.py && python refine.py config/quadtree.py    # before and after
+    python refine.py config/quadtree.py --eval_only --tasks=FILE                 # solve a task file
 
-The drafting network solves most tasks it is asked, and knows those it was trained on by heart. So drafts are taken on tasks it never saw, and
-mostly where it fails. The second network reads demonstrations, query and draft at once, and says for each cell the colour and
-whether the draft is wrong there, and for the draft whether it is exactly right. Applied several times, it reads its own answer.
+The refinement network is the network of train.py, going on from its checkpoint, on documents that
+may hold a draft between the query's input and its answer: demonstrations, input, draft, answer. The
+draft is a pair of its own, (input, draft), and the answer's pair has no input. Most drafts are wrong
+answers of the network itself, to tasks it never saw; some are right, so that it learns to leave well
+alone. Half of each step has no draft: it goes on learning what train.py teaches.
 """
 import dataclasses
 import hashlib
-import shlex
+import itertools
 import sys
 import time
-from collections import Counter
-from functools import partial
 from pathlib import Path
 
-import config as knobs                                         # before torch, as in train.py
+from config import UserError, load_config      # before torch, as in train.py
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import nn
 
-from config import UserError
-from data import arc
-from data.arc import COLORS, ROW, START
-from data.batch import IGNORE, QUERY, FromTasks, bins, known_pairs
-from data.candidates import Candidates, Refined, best_margin, compare, decide, report
-from data.drafts import DAMAGED, RIGHT, WRONG, Drafts, as_shown, damage, shown
-from data.report import write_report
-from data.score import score, shares, submission, write_json
-from data.sources import check_unseen, lessons, load_data
-from evaluate import autocast, draft, exam_of, ranked, teacher_forced
-from model import GPT, UNREADABLE, Shape, check_shape, load_checkpoint, rebuild, save_whole
-from optim import Optimizer, averaged
-from train import MAY_CHANGE, Backward, Log, Run, changed, check_known, clock, command_line, pick_device, picture, prepare_folder, rows_of, shape_for, train
+from arc import show
+from arc.leaks import guard, held_out, pair_key
+from arc.report import write_report
+from arc.score import same, score, submission, votes_of
+from arc.task import Query, known_pairs
+from arc.tasks import check_canvas, load_data, load_tasks, write_json
+from arc.views import IDENTITY, SYMMETRIES, fixed_colors, random_colors, view_pairs
+from engine.batches import FromTasks, Generated, TrainingStep
+from engine.devices import pick_device
+from engine.optim import Optimizer, averaged
+from engine.predict import Predictor, make_queries
+from engine.runs import (MAY_CHANGE, Log, Run, check_known, check_same_network, clock, command_line,
+                         differing_knobs, load_checkpoint, model_config, prepare_folder, rebuild,
+                         task_rows, write_config)
+from model import GPT, ModelConfig
+from train import fit
 
-# --------------------------------------------------------------------------------------------------------------------
-# The network
-
-class Refiner(GPT):
-    """The blocks of model.py without the causal mask. Its residual goes around everything: it answers the draft's colours, times a
-    gain, plus a correction that starts at zero, so untrained it returns each draft as it is."""
-
-    def __init__(self, shape, trunk):
-        """trunk: shape of the drafting network, of which the refiner has a copy that learns along."""
-        super().__init__(shape)
-        self.trunk = GPT(trunk)
-        C = shape.n_embd
-        self.facts = nn.Linear(5, C, bias=False)               # of a draft's cell: that it is one, how sure, ...
-        self.reads = nn.Linear(2 * C, C, bias=False)           # what the trunk had in mind of a token
-        self.head = nn.ModuleDict(dict(color=nn.Linear(C, COLORS, bias=False), wrong=nn.Linear(C, 1), right=nn.Linear(2 * (C + 5), 1)))
-        self.trust = nn.Parameter(torch.zeros(1))              # in what the trunk would say, given the draft so far
-        self.gain = nn.Parameter(torch.full((1,), 4.0))
-        nn.init.normal_(self.facts.weight, std=0.5)
-        nn.init.normal_(self.reads.weight, std=(2 * C) ** -0.5)
-        nn.init.zeros_(self.head["color"].weight)
-
-    def read(self, batch, cells, blind=False):
-        """What the trunk has in mind of each token, (T, 2 C): when it was to say it, and when it had read it. blind: with the draft's cells hidden."""
-        tokens = batch.tokens.index_fill(0, cells, START) if blind else batch.tokens
-        after = self.trunk.hidden(tokens, batch.coords, batch.docs, batch.labels)
-        before = after.roll(1, 0).index_fill(0, batch.docs[:-1].long(), 0.0)
-        return torch.cat([before, after], 1).float()
-
-    def forward(self, batch, cells, sure, states, loops, blind=False):
-        """cells (N,): where in the batch the drafts' cells stand; sure (2, N): log-probability and vote share of each; states (T, 2 C): from read.
-        Each loop judges a guess, the first one the draft, and makes the next. -> a list of (guess (N,), colour logits (N, 10), wrong (N,), right
-        (D,)): logits for what the guess should have been, that a cell of it is wrong, that all of it is right. blind: the draft's size alone shows."""
-        doc, D = batch.doc[cells], len(batch.docs) - 1
-        given = batch.tokens[cells]
-        stay = 0 if blind else self.gain * F.one_hot(given, COLORS)
-        guess, (sure, share) = (torch.full_like(given, START), torch.zeros_like(sure)) if blind else (given, sure)
-        first, said = guess, sure
-        size = torch.zeros(D, device=guess.device).index_add(0, doc, torch.ones_like(sure)).clamp(min=1)[:, None]
-        said_before = self.trust * self.trunk.head(states[cells, :self.shape.n_embd])[:, :COLORS]
-        out = []
-        for _ in range(loops):
-            tokens = batch.tokens.clone()
-            tokens[cells] = guess
-            facts = self.facts(torch.stack([torch.ones_like(sure), sure, share, said, (guess != first).float()], 1))
-            more = self.reads(states).index_add(0, cells, facts)
-            h = self.hidden(tokens, batch.coords, batch.docs, batch.labels, causal=False, more=more)[cells].float()      # (N, C)
-            colors = stay + said_before + self.head["color"](h)
-            wrong = self.head["wrong"](h)
-            doubt = -torch.stack([sure, share, said, colors.detach().log_softmax(-1).gather(1, guess[:, None] % COLORS)[:, 0]], 1)
-            pooled = torch.cat([h, wrong.detach(), doubt], 1)
-            mean = torch.zeros(D, pooled.shape[1], device=h.device).index_add(0, doc, pooled) / size
-            most = torch.zeros_like(mean).scatter_reduce(0, doc[:, None].expand_as(pooled), pooled, "amax", include_self=False)
-            right = self.head["right"](torch.cat([mean, most], 1))[:, 0]
-            out.append((guess, colors.float(), wrong[:, 0].float(), right.float()))
-            said, guess = colors.detach().float().log_softmax(-1).max(-1)      # detached: none learns to help the next
-        return out
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Drafting: on tasks that the drafting network never saw
-
-def drafts_of(model, tasks, config, rows, device, log, sampled=0):
-    """Drafts under all views, with vote shares; and of the first `sampled` tasks one more, sampled. -> (drafts, for each its (task number, query
-    number, view, symmetry, colour table))."""
-    torch.manual_seed(config.seed)
-    drafts, asked, _ = draft(model, tasks, config, rows, device, log, mend=True)
-    if sampled:                                                # each stands for its task's plain view: the other views vote on it as they do in use
-        plain = dataclasses.replace(config, views=1)
-        more, of, _ = draft(model, tasks[:sampled], plain, rows, device, log, mend=True, temperature=config.refine_temperature)
-        drafts, asked = drafts + more, asked + of
-    return shares(drafts, asked), asked
-
-
-def make_drafts(config, data, path, model, rows, device, log):
-    """What the refiner learns from: drafts where the first network fails, some where it does not, some damaged answers. -> tensors to cache."""
-    c, rng = dataclasses.replace(config, views=config.refine_views), np.random.default_rng([config.seed, 2])
-    tasks, seen = lessons(c, data)
-    check_unseen(tasks, seen, path)
-    single = [task._replace(test=[pair]) for task in tasks for pair in task.test]
-    exam = exam_of(single, c, rows, device)
-    exact = teacher_forced(model, exam, c, device, log)["exact"].astype(bool)                   # greedy would draft it exactly: no need to decode
-    hard, easy = ([single[q] for q in exam.where if exact[q] == right] for right in (False, True))
-    log(f"{path}: fails {len(hard)} of {len(single)} tasks it never saw")
-    some = hard + easy[:max(len(hard), c.refine_tasks // 10)]
-    drafted = drafts_of(model, some, c, rows, device, log, len(hard) if c.refine_temperature else 0) if some else ([], [])
-    out, _ = as_shown(c, some, *drafted, rows, model.shape.frame)
-    pool = np.concatenate([d.sure.reshape(2, -1) for d in out], 1) if out else np.array([[0.0], [1.0]])
-    for task in some if c.refine_corrupt else []:              # nobody drafted it: each cell is as sure as some cell of a draft
-        grid = damage(rng, *task.test[0])
-        view = int(rng.integers(arc.SYMMETRIES)) if c.symmetries else 0, np.arange(arc.VOCAB)
-        out.append(shown(c, task, 0, view, rows.get(task.id, 0), grid, pool[:, rng.integers(pool.shape[1], size=grid.shape)], DAMAGED))
-    if c.refine_corrupt < 1 and not any(d.kind == WRONG for d in out):
-        raise UserError(f"{path}: of {len(single)} tasks that it never saw it drafts none wrong, so there is nothing to learn from. More tasks: "
-                        f"--refine_tasks (now {c.refine_tasks}), or hold out more, such as --fold=0/2; or an earlier checkpoint: --refine_from=")
-    return Drafts.pack(out, c)
-
-
-def weights_hash(found):
-    """Of the weights that draft; what else a checkpoint's file holds does not matter."""
-    return hashlib.sha256(b"".join(w.numpy().tobytes() for w in found["model"].values())).hexdigest()
-
-
-CACHE = "nanoarc drafts 3"
-SOURCES = ("seed", "refine_train", "refine_tasks", "refine_views", "refine_temperature", "refine_corrupt")
-
-
-def cached(place, key, make, log):
-    """What make() made, from the file `place` where that is of the same key: of this very checkpoint and these knobs."""
-    if place.is_file():
-        try:
-            kept = torch.load(place, weights_only=True)
-        except UNREADABLE:
-            kept = {}
-        if isinstance(kept, dict) and kept.get("kind") == CACHE and kept["key"] == key:
-            log(f"drafts: from {place}")
-            return kept["data"]
-        log(f"drafts: those in {place} are of another network or other knobs; made anew")
-    made = make()
-    save_whole(place, {"kind": CACHE, "key": key, "data": made})
-    return made
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Training and using
-
-def lesson_of_trunk(trunk, batch, cells, states, answers):
-    """The trunk goes on as in train.py, on tasks that it failed: loss of what demonstrations answer, and of the query's cells after each
-    beginning of the draft, which may be wrong."""
-    before, after = states.chunk(2, 1)
-    shown = torch.where(batch.query > 0, IGNORE, batch.targets)
-    known = torch.where(answers < COLORS, answers, IGNORE)
-    return sum(F.cross_entropy(trunk.head(h).float(), targets, ignore_index=IGNORE, reduction="sum")
-               for h, targets in ((after, shown), (before[cells], known)))
-
-
-def learn(config, model, data, rehearse, device, item, micro):
-    """Forward and backward of one step, in micro-batches. Each loop is judged: colours and `wrong` per cell, where cells that are wrong
-    in its guess count refine_wrong times; `right` per document. -> (mean loss, that of the last loop's colours), on the device."""
-    more, docs = item
-    if more:                                                   # rules that stand in the weights are lost, if these learn of other tasks only
-        rehearse(more, micro)
-    n, total, blind = docs.targets(QUERY), torch.zeros(2, device=device), not config.refine_draft
-    for part in bins(docs.lengths(), micro):
-        batch, cells, sure, answers = data.batch(docs.take(part))
-        known = (answers < COLORS).float()
-        with autocast(config, device):
-            states = model.read(batch, cells, blind)
-            loops = model(batch, cells, sure, states, config.refine_loops, blind)
-            loss = lesson_of_trunk(model.trunk, batch, cells, states, answers) / n
-        for guess, colors, wrong, right in loops:
-            miss = (guess != answers).float()
-            weight = known * (1 + (config.refine_wrong - 1) * miss)
-            nll = F.cross_entropy(colors, answers.clamp(max=COLORS - 1), reduction="none") * weight
-            flaw = F.binary_cross_entropy_with_logits(wrong, miss, reduction="none") * weight
-            exact = torch.zeros_like(right).index_add(0, batch.doc[cells], miss) == 0
-            rating = F.binary_cross_entropy_with_logits(right, exact.float(), reduction="sum")
-            loss = loss + ((nll.sum() + 0.2 * flaw.sum()) / n + rating / len(docs.labels)) / len(loops)
-        loss.backward()
-        total += torch.stack([loss.detach(), nll.detach().sum() / n])
-    return total
-
-
-@torch.no_grad()
-def refine(model, drafts, asked, config, device):
-    """-> a list of Candidates, one for each document of `drafts`; asked: (symmetry, colour table) of each. One loop more than there are
-    corrections rates the last."""
-    model.eval()
-    blind = not config.refine_draft
-    docs = drafts.documents([(d, None, np.arange(arc.VOCAB)) for d in range(len(drafts.docs))])
-    heights = [int((drafts.data["tokens"][start + prompt:start + length] == ROW).sum()) for start, prompt, length in drafts.last()]
-    out = [None] * len(drafts.docs)
-    for which in bins(docs.lengths(), max(config.micro_limit(), config.max_len)):
-        batch, cells, sure, _ = drafts.batch(docs.take(which))
-        with autocast(config, device):
-            loops = model(batch, cells, sure, model.read(batch, cells, blind), config.refine_loops + 1, blind)
-        given = batch.tokens[cells]
-        guesses = torch.stack([given] + [guess for guess, *_ in loops[1:]]).cpu().numpy()                       # (loops + 1, N)
-        ratings = torch.stack([right for *_, right in loops]).cpu().numpy()                                     # (loops + 1, D)
-        ends = np.cumsum(np.bincount(batch.doc[cells].cpu(), minlength=len(which)))
-        if blind:
-            ratings[0] = -np.inf                               # the draft was not seen
-        for d, part, rating in zip(which, np.split(guesses, ends[:-1], axis=1), ratings.T):
-            symmetry, table = asked[d]
-            out[d] = Candidates([arc.unview(cells.reshape(heights[d], -1), symmetry, table) for cells in part], rating)
-    return out
-
-
-def refined(model, tasks, drafts, asked, config, rows, device):
-    """Corrections of drafts (drafts_of). -> Refined."""
-    parts, which = as_shown(config, tasks, drafts, asked, rows, model.shape.frame)
-    drafted = Drafts(Drafts.pack(parts, config), config, device) if parts else None
-    found = refine(model, drafted, [asked[q][3:] for q in which], config, device) if parts else []
-    candidates = [None] * len(drafts)
-    for q, c in zip(which, found):
-        candidates[q] = c
-    return Refined(tasks, drafts, candidates)
-
-
-def solve(config, model, drafting, tasks, rows, margin, device, log, step):
-    """Draft, refine, vote, score, and write submission.json. -> (metrics, empty where no answer is known; attempts; those of the drafts alone)."""
-    begun = time.time()
-    result = refined(model, tasks, *drafts_of(drafting, tasks, config, rows, device, log), config, rows, device)
-    order = lambda judge, drafts: ranked(judge, tasks, drafts, score(tasks, drafts), config, rows, device, log)
-    (drafted, before), (scores, attempts) = order(drafting, result.before), order(model.trunk, result.after(margin))     # the first would say its mistakes again
-    write_json(log.folder / "submission.json", submission(tasks, attempts))
-    log(f"{len(result.before)} drafts refined in {clock(time.time() - begun)}; attempts are in {log.folder / 'submission.json'}")
-    if not scores["tasks"]:
-        log("no answer of these tasks is known, so there is no score")
-        return {}, attempts, before
-    plain = [(d, c, decide(c, margin)) for d, c in zip(result.before, result.candidates) if c is not None and d.view == 0]
-    for d, grid in [(d, c.grids[k]) for d, c, k in plain if k][:3]:
-        log(picture(next(t for t in tasks if t.id == d.task), grid, "refined"))
-    metrics = report(result, margin)
-    for name, found in (("before", drafted), ("after", scores)):
-        metrics.update({f"{key}_{name}": found[key] for key in ("pass1", "pass2", "pass1_counted", "pass2_counted") if key in found})
-    return {**metrics, "tasks": scores["tasks"], "views": config.views, "step": step, "margin": margin, "source": config.test,
-            "seconds": time.time() - begun, "times_scored": log.times_scored(config.test)}, attempts, before
-
-
-def check_drafter(first, config, path):
-    """The drafting checkpoint is what this config trains."""
-    may_change = {*MAY_CHANGE, "eval_only", "dtype", "eval_every", *(name for name in vars(config) if name.startswith("refine_"))}
-    if config.eval_only or not config.fold:                    # what fold held out depends on them, and what the guard dropped
-        may_change |= {"test", "tasks"}
-    check_shape(first, shape_for(config, config.frame or first["shape"]["frame"], first["shape"]["n_tasks"]), path)
-    if differ := changed(first, config, may_change):
-        raise UserError(f"{path}: trained with another config: {differ}. Give the same knobs as to train.py, or another checkpoint by --refine_from=")
+NEAR = 5                                       # a near miss: right shape, at most so many wrong cells
+DRAFTS = 4                                     # grids of a query that are read as drafts
 
 
 def main(argv=None):
-    """Run with the arguments of a command line. -> metrics."""
-    begun = time.time()
-    config, given = knobs.load(sys.argv[1:] if argv is None else argv)
+    """Runs with the arguments of a command line. Returns the metrics."""
+    # ---------------------------------------------------------------------------------- set-up
+    started = time.time()
+    config, given = load_config(sys.argv[1:] if argv is None else argv)
     device, why = pick_device(config)
     torch.manual_seed(config.seed)
     torch.set_float32_matmul_precision("high")
-    path = Path(config.refine_from or f"{config.out_dir}/ckpt.pt")
-    first = load_checkpoint(path, cure="run `python train.py` with the same config first, or name a checkpoint by --refine_from=")
-    check_drafter(first, config, path)
-    own = dataclasses.replace(config, out_dir=f"{config.out_dir}/refine", n_layer=config.refine_layers, max_steps=config.refine_steps,
-                              learning_rate=config.refine_learning_rate, compile=False)
-    if config.init_from and not config.eval_only:
-        raise UserError(f"init_from = {config.init_from!r}: the refiner starts from the network that drafts, which --refine_from= names")
-    source = config.init_from or (f"{own.out_dir}/ckpt.pt" if config.eval_only or config.resume else "")
-    found = load_checkpoint(source, "Refiner", "run refine.py without --eval_only or --resume first") if source else None
-    old = prepare_folder(own)
-    log = Log(own.out_dir)
+    base, path = load_base(config)
+    config = dataclasses.replace(config, out_dir=f"{config.out_dir}/refine", warmup=0.0,
+                                 max_steps=base["step"] + config.refine_steps)
+    found = load_refined(config, base, path)
+    stale = prepare_folder(config)             # files of an older run
+    log = Log(config.out_dir)
 
+    # ---------------------------------------------------------------------------------- data
     data = load_data(config)
-    arc.check_frame(data["val"] + data["test"], first["shape"]["frame"])
-    shape = Shape(**first["shape"])
-    model = Refiner(dataclasses.replace(shape, n_layer=own.n_layer, dropout=own.dropout), shape).to(device)
-    drafting, rows = rebuild(first, device), rows_of(first["task_ids"], data["val"] + data["test"])
-    by_name = {name: row for row, (name, _) in enumerate(first["task_ids"], 1)}                # with `fold` a task that is drafted has fewer demonstrations
-    check_known(config, data["val"] + data["test"], rows)
-    part = None                                                # eval_only: no optimizer's state, so `averaged` leaves the weights as they are
-    if not config.eval_only:
-        if "training" not in first:
-            raise UserError(f"{path}: holds weights only, so its training cannot go on; name a ckpt.pt by --refine_from=")
-        model.trunk.load_state_dict(first["training"])
-        part = model.trunk, first["optimizer"]
-    optimizer = Optimizer(model, own, part)
-    run = Run(own, model, optimizer, first["task_ids"], log)
-    known = [pair for task in data["val"] + data["test"] for pair in known_pairs(task)]
-    key = {"model": weights_hash(first), "banned": hashlib.sha256(b"".join(sorted(data["banned"]))).hexdigest(), **{name: getattr(own, name) for name in SOURCES}}
-    if found and found["drafts"]["model"] != key["model"]:
-        raise UserError(f"{source}: learned to correct the drafts of another network than {path} holds now; train it anew with --overwrite")
-    shapes = lambda weights: {name: weight.shape for name, weight in weights.items()}
-    if found:
-        check_shape(found, model.shape, source)
-        if shapes(found["model"]) != shapes(model.state_dict()):
-            raise UserError(f"{source}: a refiner of another version of this code; train it anew with --overwrite")
+    asked = data.val + data.test
+    check_canvas(asked, base["model_config"]["canvas"])
+    check_known(config, asked, task_rows(base["task_ids"], asked))
+    rows = {name: row for row, (name, _) in enumerate(base["task_ids"], 1)}
+
+    # ---------------------------------------------------------------------------------- model, optimizer, resume
+    model = Refiner(ModelConfig(**base["model_config"])).to(device)
+    optimizer = Optimizer(model, config)
+    model.load_state_dict(base.get("training", base["model"]))
+    if "optimizer" in base:
+        optimizer.load_state_dict(base["optimizer"])
+    add_draft_pair(model, optimizer)
+    run = Run(config, model, optimizer, base["task_ids"], log)
+    run.step, run.extra = base["step"], dict(base=weights_hash(base))
     if config.resume:
-        run.resume(found, source)
+        run.resume(found, found["path"])
     elif found:
         model.load_state_dict(found["model"])
         run.step = found["step"]
-    for stale in old:                                          # all is well: now, and not before, an older run may go
-        stale.unlink()
+    for old in stale:                          # all is well: now, and not before, they may go
+        old.unlink()
     log(f"device: {device.type} ({why}); torch {torch.__version__}")
-    for line in data["say"]:
+    for line in data.lines:
         log(line)
-    log(f"drafts by {path}, step {first['step']}; refiner: {sum(model.counts()):,} parameters, {own.n_layer} blocks, {config.refine_loops} loops")
+    log(f"base network: {path}, step {base['step']}; {sum(model.count_parameters()):,} parameters")
+    drafter = Predictor(rebuild(base, device), config, rows, device, log)
+    refiner = Predictor(model, config, rows, device, log)
 
-    metrics, tried, margin = {}, (), found.get("margin", 0.0) if found else 0.0
+    # ---------------------------------------------------------------------------------- fit
+    metrics, attempts, before = {}, {}, {}
     if not config.eval_only:
-        write_json(log.folder / "config.json", {**dataclasses.asdict(own), "given": given, "versions": run.versions,
-                                                "machine": f"{device.type} ({why})", "command": shlex.join(sys.argv) if argv is None else ""})
-        run.more["drafts"] = key
-        made = cached(log.folder / "drafts.bin", key, lambda: make_drafts(config, data, path, drafting, by_name, device, log), log)
-        beside = FromTasks(data["train"], own, by_name, device, data["asked"]) if own.task_embed else None
-        lesson = Drafts(made, own, device, {arc.encode_pair(p)[0].tobytes() for p in known}, beside)
-        rehearse = Backward(own, model.trunk, beside, device)
-        kinds = Counter(lesson.docs[:, 4].tolist())
-        log(f"drafts to learn from: {kinds[WRONG]} wrong, {kinds[RIGHT]} right, {kinds[DAMAGED]} damaged answers; {clock(time.time() - begun)} "
-            "so far")
-        val = drafts_of(drafting, data["val"], dataclasses.replace(own, views=own.refine_views), rows, device, log) if data["val"] else ([], [])
-        answers = any(answer is not None for task in data["val"] for _, answer in task.test)
+        write_config(run, given, f"{device.type} ({why})", argv)
+        tasks = training_tasks(config, data, path)
+        run.extra["drafts"] = found["drafts"] if found else make_drafts(drafter, tasks, path)
+        stream = Alternating(data, Drafts(run.extra["drafts"], tasks, data.banned, drafter), rows)
+        plain = [q for q in make_queries(data.val, 1, config) if q.answer is not None]
+        guesses = drafter.answer(plain)[0] if plain else []
+        fit(run, stream, (lambda: validate(refiner, plain, guesses)) if plain else None)
+        metrics["train_minutes"] = run.seconds / 60
 
-        def validation(step):
-            result = refined(model, data["val"], *val, own, rows, device)
-            m = compare(result, 0.0)
-            log(f"  val: exact {m['single_before']:.1%} -> {m['single_after']:.1%}  cells {m['cells_before']:.1%} -> {m['cells_after']:.1%}  "
-                f"fixed {m['fixed']}  broken {m['broken']}  near misses {m['near_misses']}, {m['near_misses_fixed']} of them fixed")
-            run.more["margin"] = best_margin(result)
-            return {**m, "exact": m["single_after"], "loss": -m["cells_after"]}
-
-        train(own, model, optimizer, run, lesson, partial(learn, own, model, lesson, rehearse, device), validation if answers else None, device, log)
-        margin = run.more.get("margin", margin)
-        metrics.update(train_minutes=run.seconds / 60)
-    if data["test"]:
+    # ---------------------------------------------------------------------------------- predict and score
+    if data.test:
         with averaged(model, optimizer):
-            scores, *tried = solve(own, model, drafting, data["test"], rows, margin, device, log, run.step)
+            scores, attempts, before = predict_and_score(drafter, refiner, data.test, run.step)
         metrics.update(scores)
-    metrics["minutes"] = (time.time() - begun) / 60
-    if "tasks" in metrics:
-        log.record(kind="test", **metrics)
-    log.close(metrics)
-    write_report(log, own, metrics, data["test"], *tried)
+
+    # ---------------------------------------------------------------------------------- summary
+    metrics["minutes"] = (time.time() - started) / 60
+    log.summarize(metrics)
+    write_report(log, config, metrics, data.test, attempts, before)
     return metrics
+
+
+class Refiner(GPT):
+    """The network of train.py with one pair index more, for the answer that follows a draft."""
+
+
+def add_draft_pair(model, optimizer):
+    """Adds a pair index to the network and to the optimizer's state: a copy of the last one.
+
+    Without a draft the network answers as before.
+    """
+    table = model.segment.weight
+
+    def grow(rows):
+        return torch.cat([rows, rows[-2:]])
+    for part in optimizer.parts:
+        state = part.state.get(table, {})
+        for key, value in state.items():
+            if isinstance(value, torch.Tensor) and value.shape == table.shape:
+                state[key] = grow(value)
+    table.data = grow(table.data)
+    model.segment.num_embeddings += 2
+    model.config = dataclasses.replace(model.config, n_pairs=model.config.n_pairs + 1)
+
+
+# ------------------------------------------------------------------------------------------------
+# Drafts to learn from: of tasks that the base network never saw
+
+
+def training_tasks(config, data, path):
+    """Returns tasks whose test pairs the base network never trained on, with unique ids.
+
+    With `holdout` these are the pairs that train.py kept out; else tasks of refine_train. None of
+    them may be known to the base network, or be asked in val or test: its draft would be the answer,
+    and teach to copy.
+    """
+    seen = set(data.banned)
+    if config.holdout:
+        tasks = []
+        for task in data.train:
+            if task.id in data.protected:
+                continue
+            pairs = {False: [], True: []}
+            for pair in known_pairs(task):
+                pairs[held_out(pair, config.holdout)].append(pair)
+            tasks.append(task._replace(train=pairs[False], test=pairs[True]))
+        seen.update(pair_key(*pair) for task in tasks for pair in task.train)
+    elif not config.demos:
+        raise UserError("demos = 0: this network knows the tasks it was trained on and no other, and "
+                        "all their pairs; train it with --holdout=0/8, and refine it with the same: "
+                        "the pairs held out are drafted")
+    elif config.refine_train == "oned":
+        stream = Generated(config, data.families, data.banned, "refine")
+        fresh = (task for step in itertools.count() for task, _ in stream.step_tasks(step))
+        tasks = list(itertools.islice(fresh, config.refine_tasks))
+    else:
+        tasks, _, _ = guard(load_tasks(config.refine_train), data.val + data.test + data.train)
+    usable = []
+    for task in tasks:
+        known = [pair for pair in task.test if pair[1] is not None]
+        if known and (task.train or not config.demos or config.task_embed):
+            usable.append(task._replace(test=known))
+        if any(pair_key(*pair) in seen for pair in known):
+            raise UserError(f"{path}: task {task.id} has a query that this network trained on, or that "
+                            "val or test holds; its draft would leak the answer. Draft other tasks: "
+                            "--refine_train=; or train it with --holdout")
+    usable = usable[:config.refine_tasks]
+    if config.task_embed:                      # the row of the embedding goes by the id
+        return usable
+    return [task._replace(id=f"{task.id}#{n}") for n, task in enumerate(usable)]
+
+
+def make_drafts(drafter, tasks, path):
+    """Returns drafts [(number of the task, of its test input, grid)]: wrong ones, and some right ones.
+
+    The network decodes the tasks that it fails in the plain view, and as many others.
+    """
+    started, config, log = time.time(), drafter.config, drafter.log
+    queries = [q._replace(proposal=q.answer) for q in make_queries(tasks, 1, config)]
+    exact = drafter.judge(queries)["exact"]
+    failed = {query.task.id for query, right in zip(queries, exact) if not right}
+    hard = [task for task in tasks if task.id in failed]
+    easy = [task for task in tasks if task.id not in failed]
+    log(f"{path}: fails {len(hard)} of {len(tasks)} tasks it never saw")
+    chosen = hard + easy[:max(len(hard), config.refine_tasks // 10)]
+    attempts = votes_of(drafter.predict(chosen, config.refine_views)[0]) if chosen else {}
+    drafts, wrong = [], 0
+    for n, task in enumerate(tasks):
+        for i, (_, answer) in enumerate(task.test):
+            for grid in filter(drafter.fits, attempts.get((task.id, i), [])):
+                drafts.append((n, i, torch.tensor(grid)))
+                wrong += not same(grid, answer)
+    if not wrong:
+        raise UserError(f"{path}: of {len(tasks)} tasks that it never saw it answers none wrong, so there "
+                        f"is nothing to learn from. More tasks: --refine_tasks (now {config.refine_tasks}), "
+                        "or hold out more, such as --holdout=0/2; or an earlier checkpoint: --refine_from=")
+    log(f"drafts to learn from: {wrong} wrong, {len(drafts) - wrong} right; "
+        f"{clock(time.time() - started)}")
+    return drafts
+
+
+class Drafts:
+    """The documents that hold a draft, encoded once; a training step draws from them."""
+
+    def __init__(self, drafts, tasks, banned, drafter):
+        """banned: keys of the pairs of val and test, which no recolored document may show."""
+        self.config, self.banned = drafter.config, banned
+        queries = []
+        for n, i, grid in drafts:
+            answer = tasks[n].test[i][1]
+            for symmetry in range(SYMMETRIES if self.config.symmetries else 1):
+                queries.append(Query(tasks[n], i, 0, symmetry, IDENTITY, answer, grid.numpy()))
+        self.set = drafter.query_set(queries)
+        self.queries = [queries[q] for q in self.set.fitting]
+        right = np.array([same(query.draft, query.answer) for query in self.queries], bool)
+        share = np.where(right, self.config.refine_right, 1 - self.config.refine_right)
+        share = share / np.where(right, max(1, right.sum()), max(1, (~right).sum()))
+        self.chances = share / share.sum()     # of each document
+        self.lengths = self.set.documents.lengths()
+
+    def step(self, step):
+        """Returns the TrainingStep of step i, which follows from (seed, i)."""
+        c = self.config
+        rng = np.random.default_rng([c.seed, 3, step])
+        most = min(np.count_nonzero(self.chances), 1 + c.batch_tokens // self.lengths.min())
+        drawn = rng.choice(len(self.queries), most, replace=False, p=self.chances)
+        drawn = drawn[np.cumsum(self.lengths[drawn]) <= c.batch_tokens]
+        colors = np.array([self.recolor(self.queries[d], rng) for d in drawn])
+        return TrainingStep(self.set.pairs, self.set.documents.take(drawn)._replace(colors=colors))
+
+    def recolor(self, query, rng):
+        """Returns a color table under which the document shows no pair of val or test."""
+        fixed = fixed_colors(query.task, self.config.demos == 0)
+        own = query.task.test[query.test][0], query.answer
+        pairs = [*query.task.train[:self.config.demos], own]
+        for _ in range(8 if self.config.colors else 0):
+            colors = random_colors(rng, fixed)
+            shown = view_pairs(pairs, query.symmetry, colors)
+            if not any(pair_key(*pair) in self.banned for pair in shown):
+                return colors
+        return IDENTITY
+
+
+class Alternating:
+    """Steps of train.py's own stream and steps with drafts in turn."""
+
+    def __init__(self, data, drafts, rows):
+        self.drafts, config = drafts, drafts.config
+        if data.generated:
+            self.fresh = Generated(config, data.families, data.banned)
+        else:
+            device = drafts.set.pairs.tokens.device
+            self.fresh = FromTasks(data.train, config, rows, device, data.protected)
+        self.store = self.fresh.store
+
+    def stream(self, start, workers):
+        for step, fresh in enumerate(self.fresh.stream(start, workers), start):
+            yield self.drafts.step(step) if step % 2 else fresh
+
+
+# ------------------------------------------------------------------------------------------------
+# Using it
+
+
+def read_drafts(refiner, queries, drafts):
+    """Returns the queries' answers after their drafts, grids or None; without a draft: None."""
+    asked = [k for k, grid in enumerate(drafts) if grid is not None and refiner.fits(grid)]
+    answers = [None] * len(queries)
+    if asked:
+        reading = [queries[k]._replace(draft=drafts[k], proposal=drafts[k]) for k in asked]
+        for k, prediction in zip(asked, refiner.answer(reading)[0]):
+            answers[k] = prediction
+    return answers
+
+
+def compare(queries, drafts, refined):
+    """Returns what became of drafts: exact grids and cells before and after, fixed, broken, near misses.
+
+    A query without a corrected grid keeps its draft.
+    """
+    rows = []
+    for query, draft, grid in zip(queries, drafts, refined):
+        answer = query.answer
+        wrong = [-1, -1]                       # cells; -1: another shape, or no grid
+        for k, found in enumerate((draft, draft if grid is None else grid)):
+            if found is not None and found.shape == answer.shape:
+                wrong[k] = int((found != answer).sum())
+        rows.append((*wrong, answer.size))
+    before, after, size = np.array(rows).T
+    near = (before > 0) & (before <= NEAR)
+    return dict(
+        single_before=float((before == 0).mean()), single_after=float((after == 0).mean()),
+        cells_before=float(np.where(before < 0, 0, 1 - before / size).mean()),
+        cells_after=float(np.where(after < 0, 0, 1 - after / size).mean()),
+        fixed=int(((before != 0) & (after == 0)).sum()),
+        broken=int(((before == 0) & (after != 0)).sum()),
+        near_misses=int(near.sum()), near_misses_fixed=int((near & (after == 0)).sum()),
+        wrong_shapes=int((before < 0).sum()))
+
+
+def validate(refiner, queries, guesses):
+    """Corrects the base network's answers to val in the plain view. Returns metrics."""
+    drafts = [prediction.grid for prediction in guesses]
+    refined = [p and p.grid for p in read_drafts(refiner, queries, drafts)]
+    m = compare(queries, drafts, refined)
+    refiner.log(f"  val: exact {m['single_before']:.1%} -> {m['single_after']:.1%}  cells "
+                f"{m['cells_before']:.1%} -> {m['cells_after']:.1%}  fixed {m['fixed']}  broken "
+                f"{m['broken']}  near misses {m['near_misses']}, {m['near_misses_fixed']} of them fixed")
+    return {**m, "exact": m["single_after"], "loss": 1 - m["cells_after"]}
+
+
+def predict_and_score(drafter, refiner, tasks, step):
+    """Predicts, reads the best grids as drafts, predicts again, votes, and writes submission.json.
+
+    Returns (metrics, empty where no answer is known; attempts; those of the base network).
+    """
+    started, config, log = time.time(), refiner.config, refiner.log
+    base_predictions, _ = drafter.predict(tasks, config.views)
+    base_scores, base_attempts = drafter.score_attempts(tasks, base_predictions)
+
+    # answers without a draft, then answers to the best of these; both vote
+    first, _ = refiner.predict(tasks, config.views)
+    queries, drafts = [], []
+    attempts = votes_of(first)
+    for query in make_queries(tasks, config.views, config):
+        for grid in attempts.get(query.key, [])[:DRAFTS]:
+            queries.append(query)
+            drafts.append(grid)
+    second = read_drafts(refiner, queries, drafts)
+    predictions = first + [prediction for prediction in second if prediction is not None]
+    scores, attempts = refiner.score_attempts(tasks, predictions)
+    path = log.folder / "submission.json"
+    write_json(path, submission(tasks, attempts))
+    log(f"predictions: {len(predictions)}, {len(predictions) - len(first)} of them after a draft, in "
+        f"{clock(time.time() - started)}; attempts are in {path}")
+    if not scores["tasks"]:
+        log("no answer of these tasks is known, so there is no score")
+        return {}, attempts, base_attempts
+
+    # what one draft became: the base network's answer in the plain view, corrected
+    plain = [query for query in make_queries(tasks, 1, config) if query.answer is not None]
+    grids = {(p.task, p.test): p.grid for p in base_predictions if p.view == 0}
+    drafts = [grids[query.key] for query in plain]
+    refined = [p and p.grid for p in read_drafts(refiner, plain, drafts)]
+    changed = [k for k, grid in enumerate(refined) if grid is not None and not same(grid, drafts[k])]
+    for k in changed[:3]:
+        log(show.picture(plain[k].task, plain[k].test, refined[k], "refined"))
+    metrics = compare(plain, drafts, refined)
+    without = score(tasks, first, votes_of(first))
+    for name, found in (("before", base_scores), ("without_draft", without), ("after", scores)):
+        for key in ("pass1", "pass2", "oracle", "pass1_by_votes", "pass2_by_votes"):
+            if key in found:
+                metrics[f"{key}_{name}"] = found[key]
+    metrics.update(tasks=scores["tasks"], views=config.views, step=step, source=config.test,
+                   seconds=time.time() - started, times_scored=log.times_scored(config.test))
+    log.record(kind="test", **metrics)
+    return metrics, attempts, base_attempts
+
+
+# ------------------------------------------------------------------------------------------------
+# The checkpoints of main
+
+
+def load_base(config):
+    """Returns (the checkpoint that drafts, its path). UserError where it is not of this config."""
+    path = Path(config.refine_from or f"{config.out_dir}/ckpt.pt")
+    base = load_checkpoint(path, cure="run `python train.py` with the same config first, or name a "
+                                      "checkpoint by --refine_from=")
+    canvas = config.canvas or base["model_config"]["canvas"]
+    wanted = model_config(config, canvas, base["model_config"]["n_tasks"])
+    check_same_network(base, wanted, path)
+    may_change = {*MAY_CHANGE, "eval_only", "dtype", "eval_every"}
+    may_change |= {name for name in vars(config) if name.startswith("refine_")}
+    if config.eval_only or not config.holdout:           # else what was held out depends on them
+        may_change |= {"test", "tasks"}
+    differences = differing_knobs(base, config, may_change)
+    if differences:
+        raise UserError(f"{path}: trained with another config: {differences}. Give the same knobs as to "
+                        "train.py, or another checkpoint by --refine_from=")
+    if not config.eval_only and "training" not in base:
+        raise UserError(f"{path}: holds weights only, so its training cannot go on; name a ckpt.pt by "
+                        "--refine_from=")
+    return base, path
+
+
+def load_refined(config, base, path):
+    """Returns the refinement network's checkpoint with its path, or None where a new one is trained."""
+    if config.init_from and not config.eval_only:
+        raise UserError(f"init_from = {config.init_from!r}: the refiner starts from the network that "
+                        "drafts, which --refine_from= names")
+    if not (config.eval_only or config.resume):
+        return None
+    source = config.init_from or f"{config.out_dir}/ckpt.pt"
+    found = load_checkpoint(source, "Refiner", "run refine.py without --eval_only or --resume first")
+    if found["base"] != weights_hash(base):
+        raise UserError(f"{source}: learned to correct another network than {path} holds now; train it "
+                        "anew with --overwrite")
+    grown = {**base["model_config"], "n_pairs": base["model_config"]["n_pairs"] + 1}
+    check_same_network(found, ModelConfig(**grown), source)
+    return {**found, "path": source}
+
+
+def weights_hash(checkpoint):
+    """Returns a hash of the weights that draft; nothing else in a checkpoint's file matters."""
+    weights = checkpoint["model"].values()
+    return hashlib.sha256(b"".join(w.numpy().tobytes() for w in weights)).hexdigest()
 
 
 if __name__ == "__main__":

@@ -83,8 +83,7 @@ def main(argv=None):
         + (f"; resumed at step {run.step}" if run.step else ""))
     write_config(run, given, f"{device.type} ({why})", argv, canvas=canvas, dropped=data.dropped)
     known = known_queries(data.val, config)
-    fit(run, stream, ForwardBackward(config, model, stream, device),
-        (lambda: validate(predictor, data.val, known, run.step)) if known else None)
+    fit(run, stream, (lambda: validate(predictor, data.val, known, run.step)) if known else None)
     if run.dropped_demos:
         log(f"{run.dropped_demos} demonstrations did not fit max_len = {config.max_len} in training")
 
@@ -100,16 +99,16 @@ def main(argv=None):
     return summarize(log, config, metrics, data.test, attempts, started)
 
 
-def fit(run, stream, forward_backward, validate=None):
+def fit(run, stream, validate=None):
     """Trains from run.step to max_steps; logs, validates and saves on the way. Also for refine.py.
 
-    stream.stream(step, workers) gives the TrainingSteps from a step on. forward_backward(step,
-    micro_tokens) leaves gradients and returns the losses (2,): to descend, and to show. validate()
-    returns metrics with `exact` and `loss`. After Ctrl-C it saves and exits with 130.
+    stream.stream(step, workers) gives the TrainingSteps from a step on. validate() returns metrics
+    with `exact` and `loss`. After Ctrl-C it saves and exits with 130.
     """
     config, model, optimizer = run.config, run.model, run.optimizer
-    default_workers = 4 if next(model.parameters()).is_cuda else 0
-    workers = config.workers if config.workers >= 0 else default_workers
+    device = next(model.parameters()).device
+    forward_backward = ForwardBackward(config, model, stream, device)
+    workers = config.workers if config.workers >= 0 else 4 if device.type == "cuda" else 0
     steps = iter(stream.stream(run.step, workers))
     micro_tokens, losses, grad_norm = config.micro_limit(), torch.zeros(2), torch.zeros(())
     progress = Progress(run)
@@ -205,7 +204,7 @@ def validate(predictor, tasks, queries, step):
             parts.append(f"{kind} {metrics[f'exact_{kind}']:.1%}")
     log("  " + "  ".join(parts))
     task = tasks[7 * (step // config.eval_every) % len(tasks)]          # another one each time
-    prediction = predictor.predict([task], views=1).predictions[0]
+    prediction = predictor.predict([task], views=1)[0][0]
     log(show.picture(task, 0, prediction.grid, "prediction") + "\n")
     return metrics
 
@@ -235,7 +234,7 @@ def predict_and_score(predictor, tasks, step):
     path = log.folder / "submission.json"
 
     # predict under all views; the votes are saved first: whatever happens, this much is kept
-    predictions, _, dropped = predictor.predict(tasks, config.views)
+    predictions, dropped = predictor.predict(tasks, config.views)
     attempts = votes_of(predictions)
     write_json(path, submission(tasks, attempts))
     failed = sum(prediction.grid is None for prediction in predictions) / len(predictions)

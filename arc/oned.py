@@ -125,9 +125,8 @@ def padded_fill(rng, n, colors):
 
 
 def hollow(rng, n, colors):
-    """0333300 -> 0300300: a block keeps its two ends; fill the other way round."""
-    ends, filled = fill(rng, n, colors)
-    return filled, ends
+    """0333300 -> 0300300: a block keeps its two ends: fill, the other way round."""
+    return fill(rng, n, colors)[::-1]
 
 
 def flip(rng, n, colors):
@@ -197,10 +196,14 @@ def pcopy(rng, n, colors, mixed):
     while len(blocks) < 2:
         blocks = draw_blocks(rng, n, draw_int(rng, 2, 4), (3, 3), margin=2)
     color = draw_color(rng)
-    after = [(start, 3, color) for start, _ in blocks]
-    if mixed:
-        after[1:] = [(start, 3, draw_color(rng)) for start, _ in blocks[1:]]
-    return after[:1] + [(start + 1, 1, color) for start, _, color in after[1:]], after
+    before, after = [], []
+    for start, length in blocks:
+        if mixed and after:
+            color = draw_color(rng)
+        before.append((start + 1, 1, color))
+        after.append((start, length, color))
+    before[0] = after[0]
+    return before, after
 
 
 def recolor(blocks, colors, number):
@@ -372,8 +375,8 @@ def draw_task(rng, family, widths=(7, 16), lift=False, rows=ROWS, name="0"):
             pairs.append((paint(before, n, upright), paint(after, n, upright)))
         different = len({grid.tobytes() for grid, _ in pairs}) == PAIRS
         if different and shows_rule(rule, sum(inputs[:-1], ()), inputs[-1]):
-            dimension = "2d" if lift else "1d"
-            return Task(f"{dimension}{family[2:]}/{name}", pairs[:-1], pairs[-1:])
+            task_id = f"{'2d' if lift else '1d'}{family[2:]}/{name}"
+            return Task(task_id, pairs[:-1], pairs[-1:])
     raise UserError(f"{family}: no task of width {n} in {TRIES} drawings; allow wider rows")
 
 
@@ -440,9 +443,10 @@ def by_family(task_ids, values):
         family = family_of(task_id)
         families[family].append(value)
         dimensions[dimension_of(family)].append(value)
-    means = {name: float(np.mean(families[name])) for name in sorted(families)}
-    out = {"families": means}
-    for dimension in ("1d", "2d"):
-        if dimension in dimensions:
-            out[f"exact_{dimension}"] = float(np.mean(dimensions[dimension]))
-    return out
+    means = {"families": {}}
+    for family, group in sorted(families.items()):
+        means["families"][family] = float(np.mean(group))
+    for dimension, group in sorted(dimensions.items()):
+        if dimension:
+            means[f"exact_{dimension}"] = float(np.mean(group))
+    return means

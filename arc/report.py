@@ -10,8 +10,6 @@ import re
 import shlex
 import struct
 import zlib
-from bisect import bisect_left, bisect_right
-from collections import Counter
 from html import escape
 
 import numpy as np
@@ -67,8 +65,8 @@ def page(log, config, metrics, tasks, attempts, before):
     return "\n".join([HEAD.format(title=title, style=STYLE), *parts, "</body></html>\n"])
 
 
-def in_row(parts):
-    return f'<div class="row">{"".join(parts)}</div>'
+def in_row(boxes):
+    return f'<div class="row">{boxes}</div>'
 
 
 def table(kind, rows):
@@ -87,8 +85,11 @@ def tiles(metrics):
         keys = [key for key in (metric, f"{metric}_before", f"{metric}_after") if key in metrics]
         values[name] = " → ".join(f"{metrics[key]:.1%}" for key in keys)
     values["tasks"] = metrics.get("tasks")
-    return [f'<div class="score">{name}<br><b>{value}</b></div>'
-            for name, value in values.items() if value]
+    boxes = ""
+    for name, value in values.items():
+        if value:
+            boxes += f'<div class="score">{name}<br><b>{value}</b></div>'
+    return boxes
 
 
 def minutes(seconds):
@@ -130,7 +131,7 @@ def family_tables(families):
     for name in sorted(families, key=lambda name: (families[name], name)):
         groups[dimension_of(name)].append((name, f"{families[name]:.1%}"))
     tables = [table("share", rows) for rows in groups.values() if rows]
-    return "<h2>Exact by family, plain view, lowest first</h2>" + in_row(tables)
+    return f"<h2>Exact by family, plain view, lowest first</h2>{in_row(''.join(tables))}"
 
 
 # ------------------------------------------------------------------------------------------------
@@ -152,14 +153,14 @@ def charts(records):
     exact = curve(records, "val", "exact", least=-1)
     named = {"training (grey)": train, "validation (dots)": val}
     ends = [f"{name} {points[-1][1]:.4f}" for name, points in named.items() if points]
-    drawn = []
+    drawn = ""
     if ends:
         caption = f"loss by step, log scale; at the end {', '.join(ends)}"
-        drawn.append(chart(caption, val, train))
+        drawn += chart(caption, val, train)
     if exact:
-        best = max(value for _, value in exact)
-        caption = f"validation by step, exact grids; at the end {exact[-1][1]:.1%}, best {best:.1%}"
-        drawn.append(chart(caption, exact, share=True))
+        top = max(value for _, value in exact)
+        caption = f"validation by step, exact grids; at the end {exact[-1][1]:.1%}, best {top:.1%}"
+        drawn += chart(caption, exact, share=True)
     return drawn
 
 
@@ -167,12 +168,9 @@ def chart(caption, dotted, grey=(), share=False):
     """Returns an SVG of two curves [(step, value)], on a log scale or, as shares, from 0 to 1."""
     steps, values = zip(*dotted, *grey)
     last = max(steps) or 1
-    if share:
-        ticks = [0, 0.25, 0.5, 0.75, 1]
-    else:
-        low = bisect_right(TICKS, min(values)) - 1
-        high = max(bisect_left(TICKS, max(values)), low + 1)
-        ticks = TICKS[low:high + 1]
+    ticks = [0, 0.25, 0.5, 0.75, 1]
+    if not share:                              # neighbors differ by 2.5 times at most
+        ticks = [tick for tick in TICKS if min(values) / 2.5 < tick < max(values) * 2.5]
 
     def x(step):
         return f"{LEFT + (RIGHT - LEFT) * step / last:.1f}"
@@ -182,22 +180,21 @@ def chart(caption, dotted, grey=(), share=False):
             value = math.log(value / ticks[0]) / math.log(ticks[-1] / ticks[0])
         return f"{BOTTOM - (BOTTOM - TOP) * value:.1f}"
 
-    parts = []
+    body = ""
     for tick in ticks[::3 if len(ticks) > 10 else 1]:
         label = f"{tick:.0%}" if share else f"{tick:g}"
-        parts.append(f'<path d="M{LEFT} {y(tick)}H{RIGHT}" stroke="#8885"/><text x="{LEFT - 6}" '
-                     f'y="{y(tick)}" dy="4" text-anchor="end">{label}</text>')
-    apart = max(1, int(TICKS[bisect_left(TICKS, last / 5)]))
-    for step in range(0, last + 1, apart):
-        parts.append(f'<text x="{x(step)}" y="204" text-anchor="middle">{step}</text>')
-    for curve, color in ((dotted, "currentColor"), (grey, "#888")):
-        points = " ".join(f"{x(step)},{y(value)}" for step, value in curve)
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{color}" '
-                     'stroke-width="1.5"/>')
+        body += (f'<path d="M{LEFT} {y(tick)}H{RIGHT}" stroke="#8885"/><text x="{LEFT - 6}" '
+                 f'y="{y(tick)}" dy="4" text-anchor="end">{label}</text>')
+    apart = next(tick for tick in TICKS if tick >= max(1, last / 5))
+    for step in range(0, last + 1, int(apart)):
+        body += f'<text x="{x(step)}" y="204" text-anchor="middle">{step}</text>'
+    for points, color in ((dotted, "currentColor"), (grey, "#888")):
+        line = " ".join(f"{x(step)},{y(value)}" for step, value in points)
+        body += f'<polyline points="{line}" fill="none" stroke="{color}" stroke-width="1.5"/>'
     for step, value in dotted:
-        parts.append(f'<circle cx="{x(step)}" cy="{y(value)}" r="2.5" fill="currentColor"/>')
+        body += f'<circle cx="{x(step)}" cy="{y(value)}" r="2.5" fill="currentColor"/>'
     return (f'<figure class="curve"><figcaption>{caption}</figcaption><svg viewBox="0 0 420 210" '
-            f'font-size="12" role="img" aria-label="{caption}">{"".join(parts)}</svg></figure>')
+            f'font-size="12" role="img" aria-label="{caption}">{body}</svg></figure>')
 
 
 # ------------------------------------------------------------------------------------------------
@@ -220,8 +217,8 @@ def gallery(tasks, attempts, before):
         cut = (f" Not shown, to keep this page small: {len(cards) - QUERIES} "
                f"({count_verdicts(cards[QUERIES:])}).")
     intro = (f"<h2>{len(cards)} test queries</h2><p>{count_verdicts(cards)}. Wrong ones come "
-             "first; cells that differ from the answer are crossed out; where all views agree there "
-             f"is no second attempt.{cut}</p>")
+             "first; cells that differ from the answer are crossed out; where all views agree "
+             f"there is no second attempt.{cut}</p>")
     return "\n".join([intro] + [query_card(*card) for card in cards[:QUERIES]])
 
 
@@ -241,8 +238,8 @@ def verdict_of(grids, answer):
 
 
 def count_verdicts(cards):
-    counts = Counter(verdict for verdict, *_ in cards)
-    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
+    found = [verdict for verdict, *_ in cards]
+    return ", ".join(f"{found.count(name)} {name}" for name in VERDICTS if name in found)
 
 
 def query_card(verdict, task, i, tried):
@@ -251,31 +248,29 @@ def query_card(verdict, task, i, tried):
     tried: [(name, grid or None)].
     """
     query, answer = task.test[i]
-    grids = [grid for grid in (query, answer, *dict(tried).values()) if grid is not None]
+    grids = [query] + [grid for grid in (answer, *dict(tried).values()) if grid is not None]
     cell = cell_size(grids, 18, 180)           # a phone is wider than 180 pixels
-    figures = [figure("query", query, cell)]
+    figures = figure("query", query, cell)
     if answer is not None:
-        figures.append(figure("answer", answer, cell))
+        figures += figure("answer", answer, cell)
     for name, grid in tried:
-        figures.append(figure(name, grid, cell, answer))
+        figures += figure(name, grid, cell, answer)
 
-    demos = []
+    demos = ""
     pairs = task.train[:DEMOS]
     small = cell_size([grid for pair in pairs for grid in pair], 8, 120)
     for k, (grid, output) in enumerate(pairs, 1):
-        both = figure(f"input {k}", grid, small) + figure(f"output {k}", output, small)
-        demos.append(f"<div>{both}</div>")
+        left = figure(f"input {k}", grid, small)
+        demos += f"<div>{left}{figure(f'output {k}', output, small)}</div>"
     if len(task.train) > DEMOS:
-        demos.append(f"<p>{len(task.train) - DEMOS} more demonstrations</p>")
+        demos += f"<p>{len(task.train) - DEMOS} more demonstrations</p>"
 
     kind = verdict.split()[1]
-    wide = ""
-    if all(grid.shape[1] > 3 * grid.shape[0] for grid in grids):
-        wide = "wide"                          # flat grids stand above each other
     which = f", query {i + 1} of {len(task.test)}" if len(task.test) > 1 else ""
+    # flat grids stand above each other
+    wide = "wide" if all(grid.shape[1] > 3 * grid.shape[0] for grid in grids) else ""
     return (f'<article class="{kind} {wide}"><h3>{escape(task.id)}{which} '
-            f'<b class="{kind}">{verdict}</b></h3><div>{"".join(demos)}</div>'
-            f'<div>{"".join(figures)}</div></article>')
+            f'<b class="{kind}">{verdict}</b></h3><div>{demos}</div><div>{figures}</div></article>')
 
 
 def cell_size(grids, most, side):
@@ -353,29 +348,29 @@ def svg(rows, cell=12):
 
     rows: {name: [(title, grid or None, answer or None)]}.
     """
-    parts = []
+    body = ""
     top, width = 8, 0
     for name, figures in rows.items():
-        parts.append(f'<text x="8" y="{top + 10}" font-weight="700">{name}</text>')
+        body += f'<text x="8" y="{top + 10}" font-weight="700">{name}</text>'
         left, height = 8, 0
         for title, grid, answer in figures:
             verdict, wrong = compare(grid, answer)
             title = f"{title} {verdict}"
-            parts.append(f'<text x="{left}" y="{top + 24}">{title}</text>')
+            body += f'<text x="{left}" y="{top + 24}">{title}</text>'
             H, W = np.shape(grid) or (0, 0)
             for r, c in np.ndindex(H, W):
                 x, y = left + c * cell, top + 30 + r * cell
-                parts.append(f'<rect x="{x}" y="{y}" width="{cell}" height="{cell}" '
-                             f'fill="rgb{PALETTE[grid[r, c]]}" stroke="#555"/>')
+                body += (f'<rect x="{x}" y="{y}" width="{cell}" height="{cell}" '
+                         f'fill="rgb{PALETTE[grid[r, c]]}" stroke="#555"/>')
                 if wrong is not None and wrong[r, c]:
-                    parts.append(f'<path d="M{x + 2} {y + 2}l{cell - 4} {cell - 4}" '
-                                 'stroke="#fff" stroke-width="2"/>')
+                    body += (f'<path d="M{x + 2} {y + 2}l{cell - 4} {cell - 4}" stroke="#fff" '
+                             'stroke-width="2"/>')
             left += max(W * cell, 6 * len(title)) + 28
             height = max(height, H * cell)
         top += height + 42
         width = max(width, left)
     return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{top}" '
-            f'font-family="sans-serif" font-size="11" fill="#777">{"".join(parts)}</svg>\n')
+            f'font-family="sans-serif" font-size="11" fill="#777">{body}</svg>\n')
 
 
 # ------------------------------------------------------------------------------------------------

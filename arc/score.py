@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from arc.tokens import decode_grid, repair
-from arc.views import untransform, unview_grid
+from arc.tokens import decode_grid
+from arc.views import unview_grid
 
 
 class Prediction(NamedTuple):
@@ -20,32 +20,17 @@ class Prediction(NamedTuple):
     view: int                                  # 0 is the task as it is
     grid: object                               # (H, W) uint8; None: no grid came of it
     logprob: float                             # mean log-probability of its tokens, nats
-    cell_logprobs: object = None               # (H, W)
-    weight: float = 1.0                        # of its vote
-    vote_fraction: object = None               # (H, W), see `vote_fractions`
 
 
-def to_prediction(query, answer, repaired=False):
-    """Returns the Prediction of a query from an Answer of model.generate, or from None.
-
-    repaired: an answer that is no rectangle is made one (arc.tokens.repair).
-    """
-    failed = Prediction(query.task.id, query.test, query.view, None, -np.inf)
-    if answer is None:
-        return failed
-    failed = failed._replace(logprob=float(np.mean(answer.logprobs)))
-    tokens, logprobs = answer.tokens, answer.logprobs[:-1]
-    if len(tokens) == 0:
-        return failed
-    grid = decode_grid(tokens)
-    if grid is None and repaired:
-        tokens, logprobs = repair(tokens, logprobs)
-        grid = decode_grid(tokens)
-    if grid is None:
-        return failed
-    cells = logprobs.reshape(len(grid), -1)[:, :-1]
-    return failed._replace(grid=unview_grid(grid, query.symmetry, query.colors),
-                           cell_logprobs=untransform(cells, query.symmetry))
+def to_prediction(query, answer):
+    """Returns the Prediction of a query from an Answer of model.generate, or from None."""
+    grid, logprob = None, -np.inf
+    if answer is not None:
+        logprob = float(np.mean(answer.logprobs))
+        grid = decode_grid(answer.tokens)
+    if grid is not None:
+        grid = unview_grid(grid, query.symmetry, query.colors)
+    return Prediction(query.task.id, query.test, query.view, grid, logprob)
 
 
 def grid_key(grid):
@@ -61,8 +46,8 @@ def same(grid, answer):
 def vote(predictions):
     """Returns the different grids among the predictions of one query, best first.
 
-    Order: the sum of weights (1 each unless something rated them), then the mean log-probability,
-    then the earliest view. Predictions that are no grid do not vote.
+    Order: the number of predictions, then their mean log-probability, then the earliest view.
+    Predictions that are no grid do not vote.
     """
     groups = defaultdict(list)
     for prediction in predictions:
@@ -70,30 +55,9 @@ def vote(predictions):
             groups[grid_key(prediction.grid)].append(prediction)
 
     def rank(group):
-        weight = sum(p.weight for p in group)
-        return -weight, -np.mean([p.logprob for p in group]), min(p.view for p in group)
+        logprob = np.mean([p.logprob for p in group])
+        return -len(group), -logprob, min(p.view for p in group)
     return [group[0].grid for group in sorted(groups.values(), key=rank)]
-
-
-def vote_fractions(predictions):
-    """Returns the predictions with the vote fraction of each cell filled in.
-
-    That is the share of the query's views that predicted a grid of the same shape with this color
-    in this cell. A prediction stands for its own view, so it counts itself, and the fraction means
-    the same for few views and for many. Of several predictions of one view the first one votes on
-    the other views' grids.
-    """
-    by_query = defaultdict(dict)
-    for p in predictions:
-        by_query[p.task, p.test].setdefault(p.view, p.grid)
-    filled = []
-    for p in predictions:
-        if p.grid is not None:
-            grids = {**by_query[p.task, p.test], p.view: p.grid}.values()
-            agree = sum(g == p.grid for g in grids if g is not None and g.shape == p.grid.shape)
-            p = p._replace(vote_fraction=agree / len(grids))       # a view without a grid counts too
-        filled.append(p)
-    return filled
 
 
 def votes_of(predictions):

@@ -4,9 +4,7 @@
     python -m arc.show oned 1d_flip    the same for a generated task
 """
 import difflib
-import itertools
 import os
-import re
 import sys
 
 import numpy as np
@@ -38,7 +36,7 @@ def cell_text(value, wrong):
 
 
 def column(title, grid, answer=None):
-    """Returns the lines of a grid (H, W) or None under its title.
+    """Returns the lines of a grid (H, W), or None, under its title.
 
     Cells are marked where they differ from an answer of the same shape.
     """
@@ -47,22 +45,17 @@ def column(title, grid, answer=None):
     wrong = np.zeros(grid.shape, bool)
     if answer is not None and answer.shape == grid.shape:
         wrong = grid != answer
-    return [title] + ["".join(map(cell_text, *row)) for row in zip(grid, wrong)]
+    width = 2 * grid.shape[1]                  # seen: color codes take no room
+    margin = " " * (len(title) - width)
+    rows = ["".join(map(cell_text, *row)) + margin for row in zip(grid, wrong)]
+    return [title.ljust(width)] + rows
 
 
-def visible_length(text):
-    """Returns the columns that a text takes in a terminal: color codes take none."""
-    return len(re.sub("\033[^m]*m", "", text))
-
-
-def side_by_side(columns, gap="   "):
-    """Returns columns, each a list of lines, as one text."""
-    widths = [max(map(visible_length, lines)) for lines in columns]
-    rows = []
-    for parts in itertools.zip_longest(*columns, fillvalue=""):
-        padded = [part + " " * (width - visible_length(part)) for part, width in zip(parts, widths)]
-        rows.append(gap.join(padded).rstrip())
-    return "\n".join(rows)
+def side_by_side(*columns):
+    """Returns columns as one text. A column is a list of lines, all as wide as the first."""
+    height = max(map(len, columns))
+    filled = [lines + [" " * len(lines[0])] * (height - len(lines)) for lines in columns]
+    return "\n".join("   ".join(parts).rstrip() for parts in zip(*filled))
 
 
 def picture(task, test, grid, title):
@@ -72,7 +65,7 @@ def picture(task, test, grid, title):
     if answer is not None:
         columns.append(column("answer", answer))
     columns.append(column(title, grid, answer))
-    return f"\n{task.id}\n{side_by_side(columns)}"
+    return f"\n{task.id}\n{side_by_side(*columns)}"
 
 
 def size(grid):
@@ -86,7 +79,7 @@ def task_text(task):
         for i, (grid, answer) in enumerate(pairs):
             left = column(f"{kind} {i}: input {size(grid)}", grid)
             right = column(f"output {size(answer)}", answer)
-            parts.append(side_by_side([left, right]))
+            parts.append(side_by_side(left, right))
     return "\n\n".join(parts)
 
 

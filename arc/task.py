@@ -14,8 +14,9 @@ class Task(NamedTuple):
 class Query(NamedTuple):
     """One test input of a task under one view, and perhaps a guess at its output.
 
-    The truth stands in task.test and nowhere else. A proposal stands here and nowhere else: a grid
-    in the task's own orientation and colors, to be judged or verified by the network.
+    The truth stands in task.test and nowhere else. A proposal, to be judged or verified, and a draft,
+    to be read before the answer, stand here and nowhere else: grids in the task's own orientation
+    and colors.
     """
     task: Task
     test: int                                  # number of the test input
@@ -23,6 +24,7 @@ class Query(NamedTuple):
     symmetry: int                              # of the view, see arc/views.py
     colors: np.ndarray                         # (14,): the new token for each token
     proposal: object = None
+    draft: object = None                       # of refine.py
 
     @property
     def key(self):

@@ -68,19 +68,19 @@ def encode_grid(grid):
 def encode_pair(pair):
     """Returns (tokens uint8, length of the prompt) of an (input, output) pair.
 
-    The prompt is all up to and including `out`. Without an output (None) there is only the prompt.
+    The prompt is all up to and including `out`. Without an output (None) there is only the prompt;
+    without an input there are only `start` and `out` in it.
     """
     grid, answer = pair
-    tokens = [[START], encode_grid(grid), [OUT]]
-    prompt = len(tokens[1]) + 2
+    cells = [] if grid is None else encode_grid(grid)
+    tokens = [[START], cells, [OUT]]
     if answer is not None:
         tokens += [encode_grid(answer), [END]]
-    return np.concatenate(tokens).astype(np.uint8), prompt
+    return np.concatenate(tokens).astype(np.uint8), len(cells) + 2
 
 
 def decode_grid(tokens):
     """Returns the grid (H, W) uint8 of an answer without its `end`, or None if it is no rectangle."""
-    tokens = np.asarray(tokens)
     ends = np.flatnonzero(tokens == ROW)
     if len(ends) == 0 or ends[-1] != len(tokens) - 1:
         return None
@@ -93,28 +93,3 @@ def decode_grid(tokens):
         return None
     return tokens.reshape(len(ends), width + 1)[:, :-1].astype(np.uint8)
 
-
-def repair(tokens, logprobs):
-    """Makes a rectangle of an answer that is none. Returns (tokens, their log-probabilities).
-
-    Rows end where `row` stands or the answer ends; tokens that are no colors are dropped. The most
-    frequent width wins, of several the first. Longer rows are cut, shorter ones filled with color 0
-    at the log-probability of one in ten. An answer without any cell is returned as it is.
-    """
-    rows = []
-    for indices in np.split(np.arange(len(tokens)), np.flatnonzero(tokens == ROW) + 1):
-        cells = indices[tokens[indices] < COLORS]
-        if len(cells):
-            rows.append(cells)
-    if not rows:
-        return tokens, logprobs
-    widths = [len(row) for row in rows]
-    width = max(widths, key=widths.count)
-    repaired = np.full((len(rows), width + 1), ROW)
-    certainty = np.full(repaired.shape, np.log(1 / COLORS))
-    for i, row in enumerate(rows):
-        row = row[:width]
-        repaired[i, :width] = 0
-        repaired[i, :len(row)] = tokens[row]
-        certainty[i, :len(row)] = logprobs[row]
-    return repaired.ravel(), certainty.ravel()

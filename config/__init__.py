@@ -104,19 +104,13 @@ class Config:
     predict_tokens: int = knob(32768, "tokens of the documents decoded at once, about", 1)
 
     # -- the refinement network (refine.py), in out_dir/refine; the rest it takes from above
-    refine_from: str = knob("", "checkpoint whose predictions are refined; empty: out_dir/ckpt.pt")
-    refine_train: str = knob("oned", "tasks to predict for training, which that checkpoint must not "
+    refine_from: str = knob("", "checkpoint to go on from; empty: out_dir/ckpt.pt")
+    refine_train: str = knob("oned", "tasks to draft for training, which that checkpoint must not "
                              "know; not read where `holdout` says which")
-    refine_tasks: int = knob(4000, "tasks to look for wrong predictions in; more is better", 1)
-    refine_views: int = knob(4, "views predicted of each; not 1, as their agreement is an input", 1)
-    refine_temperature: float = knob(0.7, "of one more prediction of each; 0: none", 0, 10)
-    refine_right: float = knob(0.25, "share of documents whose prediction is right", 0, 1)
-    refine_corrupt: float = knob(0.15, "share whose prediction is a damaged answer", 0, 1)
-    refine_layers: int = knob(2, "bidirectional blocks on top of a copy of the base network", 1)
-    refine_loops: int = knob(2, "times they are applied; each loop corrects the one before", 1)
-    refine_wrong: float = knob(4.0, "weight of a wrong cell, where others count 1", 1, 1000)
-    refine_steps: int = knob(1000, "steps of batch_tokens", 0)
-    refine_learning_rate: float = knob(1e-2, "as learning_rate")
+    refine_tasks: int = knob(4000, "tasks to look for wrong answers in; more is better", 1)
+    refine_views: int = knob(4, "views drafted of each", 1)
+    refine_right: float = knob(0.25, "share of the drafts that are right", 0, 1)
+    refine_steps: int = knob(2000, "steps more; every second one shows drafts", 0)
 
     # -- the machine
     device: str = knob("", "cuda, mps, cpu; empty: the first of these that works")
@@ -144,12 +138,8 @@ class Config:
 
 def check_together(c):
     """UserError where knobs contradict each other."""
-    for key in ("learning_rate", "refine_learning_rate"):
-        if not getattr(c, key) > 0:
-            raise UserError(f"{key} = {getattr(c, key)} must be larger than 0")
-    if c.refine_right + c.refine_corrupt > 1:
-        raise UserError(f"refine_right = {c.refine_right} and refine_corrupt = {c.refine_corrupt} are "
-                        "shares of the same documents: together at most 1")
+    if not c.learning_rate > 0:
+        raise UserError(f"learning_rate = {c.learning_rate} must be larger than 0")
     if c.oned_min_width > c.oned_max_width:
         raise UserError(f"oned_min_width = {c.oned_min_width} is larger than oned_max_width = "
                         f"{c.oned_max_width}")

@@ -21,7 +21,7 @@ from config import UserError
 
 IGNORE = -100                                  # cross_entropy's label for "no target here"
 ROUND = 16                                     # batches of one size have a multiple of so many documents
-DEMO, QUERY = 1, 2                             # kinds of segments; 0: filler
+DEMO, QUERY = 1, 2                             # kinds of segments; 0: nothing of it is a target
 
 
 def send(tensor, device):
@@ -118,6 +118,7 @@ class DocumentPlan(NamedTuple):
     symmetry: int
     colors: np.ndarray                         # (14,)
     task_row: int                              # of the task embedding
+    draft: bool = False                        # the pair before the query's is no demonstration
 
 
 def build_documents(pairs, plans):
@@ -125,8 +126,8 @@ def build_documents(pairs, plans):
     rows = []
     for d, plan in enumerate(plans):
         first_index = 0
-        for k, p in enumerate(plan.pairs):
-            kind = QUERY if k == len(plan.pairs) - 1 else DEMO
+        kinds = [DEMO] * (len(plan.pairs) - 1 - plan.draft) + [0] * plan.draft + [QUERY]
+        for k, (p, kind) in enumerate(zip(plan.pairs, kinds)):
             length = pairs.length[p, plan.symmetry]
             targets = length - pairs.prompt[p, plan.symmetry]
             start = pairs.start[p, plan.symmetry]

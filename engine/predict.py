@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from arc.score import grid_key, score, to_prediction, vote, votes_of
+from arc.score import grid_key, score, to_prediction, votes_of
 from arc.task import Query
 from arc.tokens import COLORS, grid_length
 from arc.views import IDENTITY, SYMMETRIES, fixed_colors, random_colors, view_grid, view_pairs
@@ -66,25 +66,29 @@ class QuerySet:
         self.guesses = []                      # about how many tokens will be decoded, (D,)
         first, numbers = self.encode(queries, config, device)
         plans = []
-        for q, (query, number) in enumerate(zip(queries, numbers)):
-            s = query.symmetry
+        for q, (query, own) in enumerate(zip(queries, numbers)):
+            s, answer = query.symmetry, own[-1]
             length, prompt = self.pairs.length[:, s], self.pairs.prompt[:, s]
             train = first[id(query.task)] + np.arange(len(query.task.train))
             demos = train[:config.demos]
-            kept = fit_demos(length[demos], prompt[number] + config.max_answer, config.max_len)
-            if kept is None or length[number] - prompt[number] > config.max_answer:
+            reserved = length[own[:-1]].sum() + prompt[answer] + config.max_answer
+            kept = fit_demos(length[demos], reserved, config.max_len)
+            if kept is None or length[answer] - prompt[answer] > config.max_answer:
                 continue
             self.fitting.append(q)
             self.dropped_demos += len(demos) - len(kept)
-            self.guesses.append(guess_length(prompt[train], length[train], prompt[number]))
+            self.guesses.append(guess_length(prompt[train], length[train], prompt[own[0]]))
             row = task_rows.get(query.task.id, 0)
-            plans.append(DocumentPlan([*demos[kept], number], s, query.colors, row))
+            draft = query.draft is not None
+            plans.append(DocumentPlan([*demos[kept], *own], s, query.colors, row, draft))
         self.documents = build_documents(self.pairs, plans)
 
     def encode(self, queries, config, device):
-        """Encodes every demonstration, and every different pair of input and proposal, once.
+        """Encodes every demonstration, and every different pair of a query, once.
 
-        Returns ({id of the task object: number of its first demonstration}, pair number a query).
+        That is (input, proposal); or, where a draft is to be read, (input, draft) and then
+        (nothing, proposal). Returns ({id of the task object: number of its first demonstration},
+        pair numbers of each query).
         """
         pairs, first, number_of, numbers = [], {}, {}, []
         for query in queries:
@@ -92,12 +96,18 @@ class QuerySet:
             if id(task) not in first:
                 first[id(task)] = len(pairs)
                 pairs += task.train
-            proposal = query.proposal
-            key = id(task), query.test, None if proposal is None else grid_key(proposal)
-            if key not in number_of:
-                number_of[key] = len(pairs)
-                pairs.append((task.test[query.test][0], proposal))
-            numbers.append(number_of[key])
+            grid = task.test[query.test][0]
+            own = [(grid, query.proposal)]
+            if query.draft is not None:
+                own = [(grid, query.draft), (None, query.proposal)]
+            found = []
+            for pair in own:
+                key = id(task), *(None if grid is None else grid_key(grid) for grid in pair)
+                if key not in number_of:
+                    number_of[key] = len(pairs)
+                    pairs.append(pair)
+                found.append(number_of[key])
+            numbers.append(found)
         self.pairs = Pairs(pairs, SYMMETRIES if config.symmetries else 1).to(device)
         return first, numbers
 
@@ -146,12 +156,6 @@ class TokenScores(NamedTuple):
     token: np.ndarray
     logprob: np.ndarray
     correct: np.ndarray                        # the network finds it the likeliest
-
-
-class Predicted(NamedTuple):
-    predictions: list                          # arc.score.Prediction, one a query
-    queries: list
-    dropped_demos: int                         # demonstrations that did not fit
 
 
 class Predictor:
@@ -209,7 +213,7 @@ class Predictor:
         sums["exact"] = (sums.pop("correct") == sums["tokens"]) & (sums["tokens"] > 0)
         return sums
 
-    def decode(self, query_set, temperature=0.0):
+    def decode(self, query_set):
         """Returns an Answer for each document of the set, or None where it came to none.
 
         A proposal is verified in one forward pass; decoding goes on after the prefix that the
@@ -231,10 +235,10 @@ class Predictor:
             prefixes.append((scores.token[kept], scores.logprob[kept]))
             if done[d]:
                 answers[d] = Answer(scores.token[kept][:-1], scores.logprob[kept])
-        self.decode_rest(query_set.cut(agreed), answers, prefixes, np.flatnonzero(~done), temperature)
+        self.decode_rest(query_set.cut(agreed), answers, prefixes, np.flatnonzero(~done))
         return answers
 
-    def decode_rest(self, query_set, answers, prefixes, which, temperature):
+    def decode_rest(self, query_set, answers, prefixes, which):
         """Fills in the answers of documents `which`; prefixes: (tokens, logprobs) they begin with."""
         c = self.config
         room = c.max_answer - query_set.documents.answer_lengths()
@@ -242,7 +246,7 @@ class Predictor:
         def work(part):
             batch = query_set.batch(part)
             with autocast(c, self.device):
-                return generate(self.model, batch, room[part], temperature, run_steps)
+                return generate(self.model, batch, room[part], run_steps=run_steps)
         done, logged = len(answers) - len(which), time.time()
         parts = query_set.plan(c.predict_tokens, which)
         for part, found in in_smaller_parts(work, parts, "predict_tokens", self.log):
@@ -257,45 +261,45 @@ class Predictor:
     def propose(self, queries, predictions):
         """Returns the queries, each with the grid that most predictions of it vote for.
 
-        Without one where there is none, or where it might not fit under another view: too long, or
-        (repaired) with a last row that ends outside the canvas.
+        Without one where there is none, or where it would not fit under every view.
         """
         attempts, proposed = votes_of(predictions), []
         for query in queries:
-            best = next(iter(attempts.get(query.key, [])), None)
-            if best is not None:
-                H, W = best.shape
-                longest = max(grid_length(H, W), grid_length(W, H)) + 1
-                if longest > self.config.max_answer or max(H, W) >= self.model.config.canvas:
-                    best = None
-            proposed.append(query._replace(proposal=best))
+            grids = [grid for grid in attempts.get(query.key, [])[:1] if self.fits(grid)]
+            proposed.append(query._replace(proposal=grids[0] if grids else None))
         return proposed
 
-    def predict(self, tasks, views, temperature=0.0, repaired=False):
-        """Returns the Predicted of every test input under its views.
+    def fits(self, grid):
+        """Returns whether a grid may stand as an answer under every view."""
+        H, W = grid.shape
+        longest = max(grid_length(H, W), grid_length(W, H)) + 1
+        return longest <= self.config.max_answer and max(H, W) < self.model.config.canvas
 
-        A few views are decoded first, and what they vote for is proposed to the others. A sample
-        (temperature > 0) does not follow from another, so nothing is proposed then.
-        """
-        queries = make_queries(tasks, views, self.config)
-        first_views = views if temperature else 1 + views // 16
-        answers, predictions = {}, []          # number of the query -> Answer
-        dropped, failed = 0, 0
-        early = [q for q, query in enumerate(queries) if query.view < first_views]
-        late = [q for q, query in enumerate(queries) if query.view >= first_views]
-        for part in filter(None, (early, late)):
-            query_set = self.query_set(self.propose([queries[q] for q in part], predictions))
-            found = self.decode(query_set, temperature)
-            answers.update(zip([part[i] for i in query_set.fitting], found))
-            predictions += [to_prediction(queries[q], answers.get(q), repaired) for q in part]
-            dropped += query_set.dropped_demos
-            failed += len(part) - len(query_set.fitting)
+    def answer(self, queries):
+        """Returns (a Prediction for each query, demonstrations that did not fit)."""
+        query_set = self.query_set(queries)
+        answers = dict(zip(query_set.fitting, self.decode(query_set)))
+        failed = len(queries) - len(query_set.fitting)
         if failed:
             c = self.config
             self.log(f"  {failed} of {len(queries)} prompts do not fit: prompt + max_answer "
                      f"({c.max_answer}) > max_len ({c.max_len}); they count as failed")
-        by_number = dict(zip(early + late, predictions))
-        return Predicted([by_number[q] for q in range(len(queries))], queries, dropped)
+        predictions = [to_prediction(query, answers.get(q)) for q, query in enumerate(queries)]
+        return predictions, query_set.dropped_demos
+
+    def predict(self, tasks, views):
+        """Returns (a Prediction for every test input under its views, demonstrations dropped).
+
+        A few views are decoded first, and what they vote for is proposed to the others.
+        """
+        queries = make_queries(tasks, views, self.config)
+        early = [query for query in queries if query.view < 1 + views // 16]
+        late = [query for query in queries if query.view >= 1 + views // 16]
+        predictions, dropped = self.answer(early)
+        if late:
+            more, dropped_late = self.answer(self.propose(late, predictions))
+            predictions, dropped = predictions + more, dropped + dropped_late
+        return predictions, dropped
 
     def rerank(self, tasks, attempts):
         """Returns the attempts {(task id, test): grids}, the TOP_K best of each in a new order.

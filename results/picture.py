@@ -1,32 +1,52 @@
-"""The picture of the README: queries of `test`, what the network drafted, and the answers.
+"""The picture of the README: queries of `test`, and what the network predicts for them.
 
-    python results/picture.py config/quadtree.py [--key=value ...]    # after training with it; writes results/drafts.svg
+    python results/picture.py config/quadtree.py [--key=value ...]
+
+Run it after training with the same arguments. It writes results/predictions.svg.
 """
-import os
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-os.chdir(ROOT)
-sys.path.insert(0, str(ROOT))
-import config as knobs                                         # noqa: E402
-import evaluate                                                # noqa: E402
-import train                                                   # noqa: E402
-from data.show import svg                                      # noqa: E402
-from model import from_checkpoint                              # noqa: E402
+from runs import HERE                          # first: it makes the project's modules importable
+
+import config as knobs
+from arc.oned import family_of
+from arc.report import svg
+from arc.tasks import load_data, write_text
+from engine.devices import pick_device
+from engine.predict import Predictor
+from engine.runs import from_checkpoint
+
+FAMILIES = ["1d_fill", "1d_mirror", "1d_flip", "1d_recolor_cnt", "2d_hollow", "2d_pcopy_mc"]
+
+
+def first_of(tasks, family):
+    """Returns the first task of a family that does not stand upright, be it solved or not."""
+    for task in tasks:
+        height, _ = task.train[0][0].shape
+        if family_of(task.id) == family and height < 4:
+            return task
+    raise knobs.UserError(f"no task of {family} in `test`")
 
 
 def main(argv):
-    config, _ = knobs.load([*argv, "--views=1"])
-    device, _ = train.pick_device(config)
+    config, _ = knobs.load(argv)
+    device, _ = pick_device(config)
     model, _ = from_checkpoint(f"{config.out_dir}/ckpt.pt", device)
-    tasks = train.load_data(config)["test"]
-    chosen = [next(t for t in tasks if t.id.startswith(family + "/") and t.train[0][0].shape[0] < 4)     # the first, right or wrong
-              for family in ("1d_fill", "1d_mirror", "1d_flip", "1d_recolor_cnt", "2d_hollow", "2d_pcopy_mc")]
-    drafts, *_ = evaluate.draft(model, chosen, config, {}, device)
-    rows = [[("demonstration", a, None), ("its output", b, None), ("query", *task.test[0][:1], None), ("draft", drafts[i].grid, task.test[0][1])]
-            for i, task in enumerate(chosen) for a, b in task.train[:1]]
-    Path("results/drafts.svg").write_text(svg(rows, [task.id for task in chosen]))
+    tasks = load_data(config).test
+    chosen = [first_of(tasks, family) for family in FAMILIES]
+    predictions, _ = Predictor(model, config, {}, device).predict(chosen, views=1)
+    rows = {}
+    for task, prediction in zip(chosen, predictions):
+        grid, output = task.train[0]
+        query, answer = task.test[0]
+        rows[task.id] = [
+            ("demonstration", grid, None),
+            ("its output", output, None),
+            ("query", query, None),
+            ("target", answer, None),
+            ("prediction", prediction.grid, answer),
+        ]
+    write_text(HERE / "predictions.svg", svg(rows))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,99 @@
-"""What the tables of this folder share: a run of a script."""
+"""What the scripts of this folder share: a run of a script, and today's names for old records.
+
+A script imports this module first: it makes the project's own modules importable.
+"""
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+sys.path.insert(0, str(ROOT))
+
+from config import RENAMED                     # noqa: E402
+
+# Names in stored records, which keep those that they were written with: knobs, then metrics.
+OLD_NAMES = {
+    **RENAMED,
+    "draft_cells": "prediction_cells",
+    "failed_drafts": "failed_predictions",
+    "focus4": "oversample4",
+    "pass1_counted": "pass1_by_votes",
+    "pass2_counted": "pass2_by_votes",
+    "pass1_counted_before": "pass1_by_votes_before",
+    "pass2_counted_before": "pass2_by_votes_before",
+    "pass1_counted_after": "pass1_by_votes_after",
+    "pass2_counted_after": "pass2_by_votes_after",
+    "re_arc_focus4": "re_arc_oversample4",
+}
+
+
+def with_todays_names(value):
+    """Returns a stored record, or a dict or list of them, with today's names as keys."""
+    if isinstance(value, list):
+        return [with_todays_names(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    renamed = {}
+    for key, item in value.items():
+        renamed[OLD_NAMES.get(key, key)] = with_todays_names(item)
+    return renamed
+
+
+def read_json(path, default=None):
+    """Returns what a JSON file holds, or the default where there is no such file."""
+    path = Path(path)
+    if default is not None and not path.exists():
+        return default
+    return json.loads(path.read_text())
+
+
+def read_lines(path):
+    """Returns the records of a file that holds one JSON value a line."""
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
 
 def run_script(command, folder, env=None):
-    """`python COMMAND` in a process of its own -> the records it leaves in FOLDER/metrics.jsonl. SystemExit with what it printed, where it fails."""
-    done = subprocess.run([sys.executable, *command], text=True, capture_output=True, env=env)
+    """Runs `python COMMAND` in a process of its own. Returns the records of FOLDER/metrics.jsonl.
+
+    The process runs at the top of the project. Where it fails: SystemExit with what it printed.
+    """
+    done = subprocess.run([sys.executable, *command], cwd=ROOT, env=env, text=True,
+                          capture_output=True)
     if done.returncode:
-        raise SystemExit(f"python {' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-3000:]}")
-    return [json.loads(line) for line in open(Path(folder) / "metrics.jsonl")]
+        printed = done.stdout[-2000:] + done.stderr[-3000:]
+        raise SystemExit(f"python {' '.join(command)}\n{printed}")
+    return read_lines(ROOT / folder / "metrics.jsonl")
+
+
+def as_options(knobs):
+    """Returns knobs as arguments of a command line."""
+    return [f"--{key}={value}" for key, value in knobs.items()]
+
+
+def read_command(argv, own):
+    """Splits the arguments of a script. Returns (names, values of its own options, other options).
+
+    own: {name of an option: its default}.
+    """
+    names, found, others = [], dict(own), []
+    for arg in argv:
+        key, _, value = arg[2:].partition("=")
+        if not arg.startswith("--"):
+            names.append(arg)
+        elif key in own:
+            found[key] = value
+        else:
+            others.append(arg)
+    return names, found, others
+
+
+def mean(values):
+    return sum(values) / len(values)
+
+
+def spread(values, form="{:.1%}"):
+    """Returns values as text: mean (lowest .. highest)."""
+    middle, low, high = (form.format(f(values)) for f in (mean, min, max))
+    return f"{middle} ({low} .. {high})"
