@@ -1,8 +1,7 @@
 """The network: a Llama-style transformer over ARC documents. Read it top to bottom.
 
-D documents, T tokens of all documents laid end to end, B documents decoded at once, C channels,
-V vocabulary (14), nh heads, n_kv heads of keys and values, hs head size.
-H and W are always the rows and columns of a grid.
+D documents, T tokens of all of them end to end, B documents decoded at once, C channels, V = 14
+tokens, nh heads, n_kv heads of keys and values, hs head size; H, W rows and columns of a grid.
 """
 import inspect
 from dataclasses import dataclass
@@ -27,12 +26,12 @@ except ImportError:
 class ModelConfig:
     """All that decides the network's parameters; stored in a checkpoint."""
     encoding: str                              # a name in encodings/index.py
-    n_layer: int
-    n_head: int
+    n_layer: int                               # blocks
+    n_head: int                                # heads of queries
     n_kv_head: int                             # n_head / n_kv_head heads share a key and a value
-    n_embd: int
-    n_mlp: int
-    dropout: float
+    n_embd: int                                # C
+    n_mlp: int                                 # hidden width of SwiGLU
+    dropout: float                             # on the residual branches
     canvas: int                                # rows and columns are 0 .. canvas - 1
     max_len: int                               # tokens of a document
     n_pairs: int                               # pairs of a document
@@ -46,10 +45,10 @@ class AttentionContext(NamedTuple):
                                                # a list where attention loops over documents
     rotary: object                             # None, or what `apply_rotary` takes
     max_len: int                               # no document is longer
-    causal: bool
+    causal: bool                               # no token sees later ones
     cache: object = None                       # Cache, and the place of each token in it:
-    document: object = None                    # (T,)
-    index: object = None                       # (T,)
+    document: object = None                    # (T,): which document
+    index: object = None                       # (T,): which one of its document's tokens
     bias: object = None                        # a decode step: (B, 1, 1, capacity), 0 or -inf
 
 
@@ -59,7 +58,7 @@ class Cache:
 
     def __init__(self, B, capacity):
         self.B = B
-        self.layers = {}                       # layer -> (2, B, capacity + MARGIN, n_kv, hs)
+        self.layers = {}                       # layer -> (2, B, room, n_kv, hs)
         self.reserve(capacity)
 
     def reserve(self, capacity):
@@ -73,8 +72,8 @@ class Cache:
 
     def write(self, layer, document, index, k, v):
         if layer not in self.layers:
-            size = 2, self.B, self.capacity + self.MARGIN, *k.shape[1:]
-            self.layers[layer] = k.new_zeros(size)
+            room = self.capacity + self.MARGIN
+            self.layers[layer] = k.new_zeros(2, self.B, room, *k.shape[1:])
         self.layers[layer][:, document, index] = torch.stack([k, v])
 
     def read(self, layer):
@@ -89,9 +88,7 @@ class Cache:
 
 def rotary_tables(angles):
     """Returns angles (T, nh or 1, hs / 2) as the two tables of `apply_rotary`."""
-    cos = angles.cos().repeat(1, 1, 2)
-    sin = torch.cat([-angles.sin(), angles.sin()], -1)
-    return cos, sin
+    return angles.cos().repeat(1, 1, 2), torch.cat([-angles.sin(), angles.sin()], -1)
 
 
 def apply_rotary(x, rotary):
@@ -103,8 +100,8 @@ def apply_rotary(x, rotary):
 
 def has_flash_attention(device, dtype):
     """Returns whether documents of any length can be attended in one kernel (torch >= 2.11)."""
-    half = dtype in (torch.bfloat16, torch.float16)
-    return "window_size" in VARLEN_OPTIONS and device.type == "cuda" and half
+    is_half = dtype in (torch.bfloat16, torch.float16)
+    return device.type == "cuda" and is_half and "window_size" in VARLEN_OPTIONS
 
 
 def attend(q, k, v, context, layer):
@@ -158,14 +155,16 @@ class Attention(nn.Module):
         self.wk = nn.Linear(C, config.n_kv_head * self.hs, bias=False)
         self.wv = nn.Linear(C, config.n_kv_head * self.hs, bias=False)
         self.wo = nn.Linear(config.n_head * self.hs, C, bias=False)
-        self.wo.into_residual = True
+        self.wo.into_residual = True           # `GPT.init` starts it smaller
 
     def forward(self, x, context):
+        # (T, heads, hs) each
         q, k, v = (w(x).unflatten(-1, (-1, self.hs)) for w in (self.wq, self.wk, self.wv))
         if context.rotary is not None:
-            q = apply_rotary(q, context.rotary)                         # (T, nh, hs)
-            k = apply_rotary(k, context.rotary)                         # (T, n_kv, hs)
-        return self.wo(attend(q, k, v, context, self.layer).flatten(-2))
+            q = apply_rotary(q, context.rotary)
+            k = apply_rotary(k, context.rotary)
+        out = attend(q, k, v, context, self.layer)                      # (T, nh, hs)
+        return self.wo(out.flatten(-2))                                 # (T, C)
 
 
 class MLP(nn.Module):
@@ -179,7 +178,7 @@ class MLP(nn.Module):
         self.down.into_residual = True
 
     def forward(self, x):
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        return self.down(F.silu(self.gate(x)) * self.up(x))             # (T, C)
 
 
 class Block(nn.Module):
@@ -200,10 +199,13 @@ class GPT(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config, C = config, config.n_embd
+        # what stands here: one vector for each of the 14 tokens
         self.token = nn.Embedding(VOCAB, C)
         # which pair, input or output: the same for every encoding, so that positions alone differ
         self.segment = nn.Embedding(2 * config.n_pairs, C)
+        # where it stands: row, column, index, as the encoding tells them
         self.encoding = build(config)
+        # which rule, and which symmetry: vectors learned for each task and each view
         self.task = nn.Embedding(config.n_tasks, C) if config.n_tasks else None
         self.view = nn.Embedding(config.n_views, C) if config.n_views else None
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
@@ -230,10 +232,11 @@ class GPT(nn.Module):
     def forward(self, tokens, coords, cu_seqlens, task_view=None, cache=None, causal=True):
         """Returns the logits (T, V) of the token that comes next.
 
-        tokens: (T,); coords: (T, 4), see arc/tokens.py; cu_seqlens: (D + 1,) int32, the index at
-        which each document begins, and T; task_view: (T, 2), row of the task embedding and symmetry,
-        read where the network has such embeddings. With a cache a first call takes the documents'
-        beginnings; each later one is a decode step, one token a document, with cu_seqlens None.
+        tokens: (T,). coords: (T, 4), see arc/tokens.py. cu_seqlens: (D + 1,) int32, the index at
+        which each document begins, and T. task_view: (T, 2), row of the task embedding and
+        symmetry, read where the network has such embeddings. With a cache a first call takes the
+        documents' beginnings; each later one is a decode step, one token a document, with
+        cu_seqlens None.
         """
         x = self.embed(tokens, coords, task_view)
         return self.head(self.run_blocks(x, coords, cu_seqlens, cache, causal))
@@ -241,9 +244,9 @@ class GPT(nn.Module):
     def embed(self, tokens, coords, task_view):
         x = self.token(tokens) + self.segment(coords[:, 1]) + self.encoding(coords)     # (T, C)
         if self.task is not None:
-            x = x + self.task(task_view[:, 0])
+            x = x + self.task(task_view[:, 0])                          # the rule of the task
         if self.view is not None:
-            x = x + self.view(task_view[:, 1])
+            x = x + self.view(task_view[:, 1])                          # the symmetry
         return x
 
     def run_blocks(self, x, coords, cu_seqlens, cache=None, causal=True):
@@ -252,22 +255,23 @@ class GPT(nn.Module):
         if torch.is_autocast_enabled(device.type):
             dtype = torch.get_autocast_dtype(device.type)
         document = bias = None
-        if cache is not None:
+        if cache is not None:                  # where each token's keys and values are kept
             document = torch.arange(cache.B, device=device)
         if cu_seqlens is None:                 # a decode step sees no further than its own token
             unseen = torch.arange(cache.capacity, device=device) > coords[:, :1]
             bias = torch.zeros_like(unseen, dtype=dtype).masked_fill(unseen, -torch.inf)
-            bias = bias[:, None, None]
+            bias = bias[:, None, None]         # (B, 1, 1, capacity)
         elif cache is not None:
             lengths = cu_seqlens.diff()
             document = torch.repeat_interleave(document, lengths, output_size=len(x))    # (T,)
         if cu_seqlens is not None and not has_flash_attention(device, dtype):
-            cu_seqlens = cu_seqlens.tolist()
+            cu_seqlens = cu_seqlens.tolist()   # attention loops over documents
+        # angles are the same in every layer, so they are computed once
         angles = self.encoding.angles(coords)
         rotary = None if angles is None else rotary_tables(angles)
         context = AttentionContext(cu_seqlens, rotary, self.config.max_len, causal, cache, document,
                                    coords[:, 0], bias)
-        x = x.to(dtype)                        # the residual stream too: half the bytes of each norm
+        x = x.to(dtype)                        # the residual stream too: half the bytes of a norm
         for block in self.blocks:
             x = block(x, context)
         return self.norm(x)
@@ -277,13 +281,12 @@ class GPT(nn.Module):
 
         Tables are the embeddings and the encoding's projection.
         """
-        groups = dict(matrices=[], head=list(self.head.parameters()), norms=[], tables=[])
-        in_blocks = {id(p) for p in self.blocks.parameters()}
-        in_head = {id(p) for p in groups["head"]}
+        kind_of = {id(p): "head" for p in self.head.parameters()}
+        kind_of.update({id(p): "matrices" for p in self.blocks.parameters()})
+        groups = dict(matrices=[], head=[], norms=[], tables=[])
         for p in self.parameters():
-            if id(p) in in_head:
-                continue
-            kind = "norms" if p.ndim == 1 else "matrices" if id(p) in in_blocks else "tables"
+            # norms have one dimension, and no weight decay
+            kind = "norms" if p.ndim == 1 else kind_of.get(id(p), "tables")
             groups[kind].append(p)
         return groups
 
@@ -308,9 +311,9 @@ def run_steps(step, times, device):
 def generate(model, prompts, max_new_tokens, temperature=0.0, run_steps=run_steps):
     """Continues each document to its `end`. Returns a list of D Answers.
 
-    An answer is None where max_new_tokens (a number, or one a document) did not suffice, or the grid
-    left the canvas. Greedy at temperature 0, over all 14 tokens: nothing forces an answer to be a
-    grid. prompts: has tokens, coords, cu_seqlens, task_view, as `GPT.forward` takes them.
+    An answer is None where max_new_tokens (a number, or one a document) did not suffice, or the
+    grid left the canvas. Greedy at temperature 0, over all 14 tokens: nothing forces an answer to
+    be a grid. prompts: has tokens, coords, cu_seqlens, task_view, as `GPT.forward` takes them.
     """
     cu_seqlens, device = prompts.cu_seqlens, prompts.tokens.device
     B, last = len(cu_seqlens) - 1, cu_seqlens[1:].long() - 1
@@ -319,6 +322,7 @@ def generate(model, prompts, max_new_tokens, temperature=0.0, run_steps=run_step
     limits = torch.as_tensor(max_new_tokens, device=device).expand(B)
     most, longest = int(limits.max()), int(cu_seqlens.diff().max())
 
+    # what is answered so far, written in place: the device need not wait for the host
     answers = torch.full((B, most), END, device=device)
     logprobs = torch.zeros(B, most, device=device)
     finished = torch.zeros(B, dtype=torch.bool, device=device)
@@ -339,9 +343,11 @@ def generate(model, prompts, max_new_tokens, temperature=0.0, run_steps=run_step
             token.copy_(logp.argmax(-1))
         else:
             token.copy_(torch.multinomial((logp / temperature).softmax(-1), 1)[:, 0])
+        # kept for those that are still decoded
         answers[rows, count] = torch.where(alive, token, END)
         logprobs[rows, count] = torch.where(alive, logp.gather(1, token[:, None])[:, 0], 0)
         finished[rows] |= alive & (token == END)
+        # on with those that may still become a grid on the canvas, within their limits
         is_grid = (token < START) | (token == ROW)
         position = advance(cursor, token, keep_table, step_table)[:, 2:]
         inside = (position < model.config.canvas).all(-1)
@@ -352,7 +358,7 @@ def generate(model, prompts, max_new_tokens, temperature=0.0, run_steps=run_step
     done = 1
     chunk = 8 if device.type == "cpu" else 32  # steps between two looks at who is left
     while done < most and (left := int(alive.sum())):
-        if left <= 0.7 * len(rows):
+        if left <= 0.7 * len(rows):            # go on without those that are finished
             rows, token, cursor, task_view = (x[alive] for x in (rows, token, cursor, task_view))
             cache.keep(alive)
             alive = alive[alive]
@@ -361,9 +367,12 @@ def generate(model, prompts, max_new_tokens, temperature=0.0, run_steps=run_step
         run_steps(lambda: read(model(token, cursor, None, task_view, cache)), steps, device)
         done += steps
 
-    answers, logprobs = answers.cpu().numpy(), logprobs.cpu().numpy()
-    ends = (answers == END).argmax(1)
-    out = []
-    for answer, logprob, end, ok in zip(answers, logprobs, ends, finished.tolist()):
-        out.append(Answer(answer[:end], logprob[:end + 1]) if ok else None)
-    return out
+    return to_answers(answers, logprobs, finished)
+
+
+def to_answers(tokens, logprobs, finished):
+    """Returns a list of Answers from tokens (B, most) that end in END; None where unfinished."""
+    tokens, logprobs = tokens.cpu().numpy(), logprobs.cpu().numpy()
+    ends = (tokens == END).argmax(1)           # the first END of each
+    rows = zip(tokens, logprobs, ends, finished.tolist())
+    return [Answer(t[:end], p[:end + 1]) if ok else None for t, p, end, ok in rows]

@@ -157,9 +157,9 @@ def training_tasks(config, data, path):
             tasks.append(task._replace(train=pairs[False], test=pairs[True]))
         seen.update(pair_key(*pair) for task in tasks for pair in task.train)
     elif not config.demos:
-        raise UserError("demos = 0: this network knows the tasks it was trained on and no other, and "
-                        "all their pairs; train it with --holdout=0/8, and refine it with the same: "
-                        "the pairs held out are drafted")
+        raise UserError("demos = 0: this network knows the tasks it was trained on and no other, "
+                        "and all their pairs; train it with --holdout=0/8, and refine it with the "
+                        "same: the pairs held out are drafted")
     elif config.refine_train == "oned":
         stream = Generated(config, data.families, data.banned, "refine")
         fresh = (task for step in itertools.count() for task, _ in stream.step_tasks(step))
@@ -172,9 +172,9 @@ def training_tasks(config, data, path):
         if known and (task.train or not config.demos or config.task_embed):
             usable.append(task._replace(test=known))
         if any(pair_key(*pair) in seen for pair in known):
-            raise UserError(f"{path}: task {task.id} has a query that this network trained on, or that "
-                            "val or test holds; its draft would leak the answer. Draft other tasks: "
-                            "--refine_train=; or train it with --holdout")
+            raise UserError(f"{path}: task {task.id} has a query that this network trained on, or "
+                            "that val or test holds; its draft would leak the answer. Draft other "
+                            "tasks: --refine_train=; or train it with --holdout")
     usable = usable[:config.refine_tasks]
     if config.task_embed:                      # the row of the embedding goes by the id
         return usable
@@ -202,9 +202,9 @@ def make_drafts(drafter, tasks, path):
                 drafts.append((n, i, torch.tensor(grid)))
                 wrong += not same(grid, answer)
     if not wrong:
-        raise UserError(f"{path}: of {len(tasks)} tasks that it never saw it answers none wrong, so there "
-                        f"is nothing to learn from. More tasks: --refine_tasks (now {config.refine_tasks}), "
-                        "or hold out more, such as --holdout=0/2; or an earlier checkpoint: --refine_from=")
+        raise UserError(f"{path}: of {len(tasks)} tasks that it never saw it answers none wrong, "
+                        f"so there is nothing to learn from. More tasks: --refine_tasks (now "
+                        f"{config.refine_tasks}), or hold out more, such as --holdout=0/2; or an earlier checkpoint: --refine_from=")
     log(f"drafts to learn from: {wrong} wrong, {len(drafts) - wrong} right; "
         f"{clock(time.time() - started)}")
     return drafts
@@ -342,8 +342,8 @@ def predict_and_score(drafter, refiner, tasks, step):
     scores, attempts = refiner.score_attempts(tasks, predictions)
     path = log.folder / "submission.json"
     write_json(path, submission(tasks, attempts))
-    log(f"predictions: {len(predictions)}, {len(predictions) - len(first)} of them after a draft, in "
-        f"{clock(time.time() - started)}; attempts are in {path}")
+    log(f"predictions: {len(predictions)}, {len(predictions) - len(first)} of them after a draft, "
+        f"in {clock(time.time() - started)}; attempts are in {path}")
     if not scores["tasks"]:
         log("no answer of these tasks is known, so there is no score")
         return {}, attempts, base_attempts
@@ -386,26 +386,26 @@ def load_base(config):
         may_change |= {"test", "tasks"}
     differences = differing_knobs(base, config, may_change)
     if differences:
-        raise UserError(f"{path}: trained with another config: {differences}. Give the same knobs as to "
-                        "train.py, or another checkpoint by --refine_from=")
+        raise UserError(f"{path}: trained with another config: {differences}. Give the same knobs "
+                        "as to train.py, or another checkpoint by --refine_from=")
     if not config.eval_only and "training" not in base:
-        raise UserError(f"{path}: holds weights only, so its training cannot go on; name a ckpt.pt by "
-                        "--refine_from=")
+        raise UserError(f"{path}: holds weights only, so its training cannot go on; name a ckpt.pt "
+                        "by --refine_from=")
     return base, path
 
 
 def load_refined(config, base, path):
     """Returns the refinement network's checkpoint with its path, or None where a new one is trained."""
     if config.init_from and not config.eval_only:
-        raise UserError(f"init_from = {config.init_from!r}: the refiner starts from the network that "
-                        "drafts, which --refine_from= names")
+        raise UserError(f"init_from = {config.init_from!r}: the refiner starts from the network "
+                        "that drafts, which --refine_from= names")
     if not (config.eval_only or config.resume):
         return None
     source = config.init_from or f"{config.out_dir}/ckpt.pt"
     found = load_checkpoint(source, "Refiner", "run refine.py without --eval_only or --resume first")
     if found["base"] != weights_hash(base):
-        raise UserError(f"{source}: learned to correct another network than {path} holds now; train it "
-                        "anew with --overwrite")
+        raise UserError(f"{source}: learned to correct another network than {path} holds now; "
+                        "train it anew with --overwrite")
     grown = {**base["model_config"], "n_pairs": base["model_config"]["n_pairs"] + 1}
     check_same_network(found, ModelConfig(**grown), source)
     return {**found, "path": source}

@@ -20,82 +20,75 @@ from arc.leaks import task_key
 from arc.report import write_report
 from arc.score import submission, votes_of
 from arc.tasks import canvas_for, check_canvas, load_data, write_json
-from arc.tokens import encode_grid
 from engine.batches import IGNORE, QUERY, Batch, FromTasks, Generated, gather, pack, send
 from engine.cuda_graphs import GraphedStep
 from engine.devices import autocast, describe_step, is_compiled, pick_device
 from engine.optim import Optimizer, averaged, learning_rate
 from engine.predict import Predictor, known_queries
-from engine.runs import (Log, Progress, Run, check_known, check_same_network, clock, command_line, interruptible,
-                         load_checkpoint, model_config, prepare_folder, rebuild, start_from, task_rows,
-                         write_config)
+from engine.runs import (Log, Progress, Run, check_known, check_same_network, clock, command_line,
+                         interruptible, load_checkpoint, model_config, prepare_folder, rebuild,
+                         start_from, task_rows, write_config)
 from model import GPT
 
 
 def main(argv=None):
     """Runs with the arguments of a command line. Returns the metrics."""
-    # ---------------------------------------------------------------------------------- set-up
+    # ---- set-up: knobs, device, folder, and the checkpoint to start or go on from
     started = time.time()
     config, given = load_config(sys.argv[1:] if argv is None else argv)
     device, why = pick_device(config)
     torch.manual_seed(config.seed)
     torch.set_float32_matmul_precision("high")
-    stale = prepare_folder(config)             # files of an older run
+    stale = prepare_folder(config)             # files of an older run in out_dir
     log = Log(config.out_dir)
     if config.eval_only:
         return solve(config, device, why, log, started)
     source = f"{config.out_dir}/ckpt.pt" if config.resume else config.init_from
     checkpoint = open_checkpoint(config, source) if source else None
 
-    # ---------------------------------------------------------------------------------- data
+    # ---- data: tasks after the leak guard. Row 0 of the task embedding is for tasks never seen
     data = load_data(config)
-    tasks = data.train + data.val + data.test
+    # a task is known by its id and its demonstrations: files may change
     task_ids = [(task.id, task_key(task)) for task in data.train] if config.task_embed else []
+    rows = task_rows(task_ids, data.train + data.val + data.test)
     canvas = choose_canvas(config, data, checkpoint)
-    rows = task_rows(task_ids, tasks)          # of the task embedding
 
-    # ---------------------------------------------------------------------------------- model
-    n_tasks = len(task_ids) + 1 if task_ids else 0       # row 0 stands for tasks never seen
-    model = GPT(model_config(config, canvas, n_tasks)).to(device)
+    # ---- model
+    model = GPT(model_config(config, canvas, len(task_ids) + 1 if task_ids else 0)).to(device)
 
-    # ---------------------------------------------------------------------------------- optimizer
+    # ---- optimizer
     optimizer = Optimizer(model, config)
+    run = Run(config, model, optimizer, task_ids, log)   # what a checkpoint holds
 
-    # ---------------------------------------------------------------------------------- resume
-    run = Run(config, model, optimizer, task_ids, log)
+    # ---- resume: weights, optimizer, step; samples and dropout follow from the step
     if config.resume:
         run.resume(checkpoint, source)
     elif checkpoint:
         start_from(model, task_ids, checkpoint, source)
 
-    # ---------------------------------------------------------------------------------- fit
-    if data.generated:
-        stream = Generated(config, data.families, data.banned)
-    else:
-        stream = FromTasks(data.train, config, rows, device, data.protected)
-    predictor = Predictor(model, config, rows, device, log)
-    for path in stale:                         # all is well: now, and not before, they may go
+    # ---- fit
+    stream = make_stream(config, data, rows, device)
+    predictor = Predictor(model, config, rows, device, log)    # teacher forcing, decoding
+    for path in stale:                         # all is well: now, and not before, an old run may go
         path.unlink()
     log(f"device: {device.type} ({why}); torch {torch.__version__}{describe_step(config, device)}")
     announce(data, model, log)
-    log(f"steps: {config.max_steps} of {config.batch_tokens} tokens, {config.optimizer}, learning rate "
-        f"{config.learning_rate}, seed {config.seed}; results in {config.out_dir}/"
+    log(f"steps: {config.max_steps} of {config.batch_tokens} tokens, {config.optimizer}, learning "
+        f"rate {config.learning_rate}, seed {config.seed}; results in {config.out_dir}/"
         + (f"; resumed at step {run.step}" if run.step else ""))
     write_config(run, given, f"{device.type} ({why})", argv, canvas=canvas, dropped=data.dropped)
-    known = known_queries(data.val, config)
-    fit(run, stream, (lambda: validate(predictor, data.val, known, run.step)) if known else None)
-    if run.dropped_demos:
-        log(f"{run.dropped_demos} demonstrations did not fit max_len = {config.max_len} in training")
-
-    # ---------------------------------------------------------------------------------- predict and score
+    known = known_queries(data.val, config)    # val's test inputs whose answers are known
+    fit(run, stream, (lambda: validate(predictor, known, run.step)) if known else None)
     metrics = dict(train_minutes=run.seconds / 60, val_exact=run.best[0] if run.best else None)
+
+    # ---- predict and score, with the averaged weights
     attempts = {}
     if data.test:
         with averaged(model, optimizer):
             scores, attempts = predict_and_score(predictor, data.test, run.step)
         metrics.update(scores)
 
-    # ---------------------------------------------------------------------------------- summary
+    # ---- summary
     return summarize(log, config, metrics, data.test, attempts, started)
 
 
@@ -105,12 +98,14 @@ def fit(run, stream, validate=None):
     stream.stream(step, workers) gives the TrainingSteps from a step on. validate() returns metrics
     with `exact` and `loss`. After Ctrl-C it saves and exits with 130.
     """
-    config, model, optimizer = run.config, run.model, run.optimizer
-    device = next(model.parameters()).device
+    config, model, optimizer, device = run.config, run.model, run.optimizer, run.device
     forward_backward = ForwardBackward(config, model, stream, device)
+    # processes that prepare the next steps meanwhile
     workers = config.workers if config.workers >= 0 else 4 if device.type == "cuda" else 0
     steps = iter(stream.stream(run.step, workers))
-    micro_tokens, losses, grad_norm = config.micro_limit(), torch.zeros(2), torch.zeros(())
+    micro_tokens = config.micro_limit()        # tokens at once; halved when memory runs out
+    # (over all outputs, over the queries' outputs), and a norm: they stay on the device
+    losses, grad_norm = torch.zeros(2), torch.zeros(())
     progress = Progress(run)
     model.train()
     with interruptible() as interrupted:
@@ -122,6 +117,7 @@ def fit(run, stream, validate=None):
             if evaluate or keep or stop or progress.due(config.log_every):
                 run.check_finite(losses.tolist(), float(grad_norm))
                 progress.report(losses.tolist(), float(grad_norm))
+                # schedule-free evaluates the average of the weights; training goes on with others
                 if evaluate and validate:
                     with averaged(model, optimizer):
                         metrics = validate()
@@ -130,7 +126,7 @@ def fit(run, stream, validate=None):
                     run.save("ckpt.pt")
                 if keep:
                     run.save(f"step_{run.step:06d}.pt", training=False)
-                progress.restart()
+                progress.restart()             # evaluation does not count as training speed
             if finished or stop:
                 break
 
@@ -141,16 +137,21 @@ def fit(run, stream, validate=None):
                 if interrupted():
                     continue
                 raise
+            # again with half as many tokens at once, where memory runs out
             losses, micro_tokens = run.with_less_memory(
                 lambda tokens: forward_backward(step, tokens), micro_tokens)
-            grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip or math.inf)
+            grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(),
+                                                       config.grad_clip or math.inf)
             optimizer.step(learning_rate(config, optimizer, run.step))
+            # for the log: tokens a second, demonstrations that were left out
             progress.tokens += int(step.documents.lengths().sum())
             run.dropped_demos += step.dropped_demos
             run.step += 1
     if stop:
         run.log(f"interrupted at step {run.step}; saved. Go on with --resume")
         raise SystemExit(130)
+    if run.dropped_demos:
+        run.log(f"{run.dropped_demos} demonstrations did not fit max_len = {config.max_len}")
 
 
 class ForwardBackward:
@@ -164,16 +165,20 @@ class ForwardBackward:
     def __init__(self, config, model, stream, device):
         self.config, self.stream, self.device = config, stream, device
         self.compiled = is_compiled(config, device)
-        self.network = torch.compile(model, dynamic=False) if self.compiled else model
-        self.work = GraphedStep(self.micro_batch, model.parameters()) if self.compiled else self.micro_batch
+        self.network, self.work = model, self.micro_batch
+        if self.compiled:
+            self.network = torch.compile(model, dynamic=False)
+            self.work = GraphedStep(self.micro_batch, model.parameters())
 
     def __call__(self, step, micro_tokens):
-        """Leaves gradients. Returns the mean loss over all outputs and over the queries' outputs, (2,)."""
+        """Leaves gradients. Returns the mean loss over all outputs and over the queries', (2,)."""
+        # pairs from files are on the device already; generated ones come with the step
         pairs = self.stream.store if step.pairs is None else step.pairs.to(self.device)
         documents = step.documents
-        targets = torch.tensor([documents.count_targets(), documents.count_targets(QUERY)])
-        targets = send(targets, self.device)
-        capacity = micro_tokens if self.compiled else 0
+        # how many tokens of all outputs, and of the queries' outputs, are to be predicted
+        targets = [documents.count_targets(), documents.count_targets(QUERY)]
+        targets = send(torch.tensor(targets), self.device)
+        capacity = micro_tokens if self.compiled else 0                 # 0: no filler
         losses = torch.zeros(2, device=self.device)
         for which in pack(documents.lengths(), micro_tokens):           # documents of a micro-batch
             batch = gather(pairs, documents.take(which), capacity, self.config.max_len)
@@ -181,44 +186,57 @@ class ForwardBackward:
         return losses
 
     def micro_batch(self, *tensors):
+        """Forward and backward of a micro-batch; tensors: those of a Batch, the step's targets."""
         batch, targets = Batch(*tensors[:-1]), tensors[-1]
-        if self.compiled:                      # let the number of documents vary without recompiling
+        if self.compiled:                      # the number of documents varies without recompiling
             torch._dynamo.mark_dynamic(batch.cu_seqlens, 0)
         with autocast(self.config, self.device):
-            logits = self.network(batch.tokens, batch.coords, batch.cu_seqlens, batch.task_view)  # (T, V)
-        nll = F.cross_entropy(logits.float(), batch.targets, ignore_index=IGNORE, reduction="none")
+            logits = self.network(batch.tokens, batch.coords, batch.cu_seqlens, batch.task_view)
+        nll = F.cross_entropy(logits.float(), batch.targets,            # logits: (T, V)
+                              ignore_index=IGNORE, reduction="none")    # (T,), 0 where ignored
+        # the division by the targets of the whole step
         loss = nll.sum() / targets[0]
         loss.backward()
+        # what the log shows: the loss over the queries' outputs alone
         query_loss = (nll.detach() * batch.is_query).sum() / targets[1]
         return torch.stack([loss.detach(), query_loss])
 
 
-def validate(predictor, tasks, queries, step):
+def validate(predictor, queries, step):
     """Judges the known answers of val, and shows one prediction as a picture. Returns metrics."""
-    config, log = predictor.config, predictor.log
+    # in one pass: every argmax right under teacher forcing is what greedy decoding would answer
     metrics = judge_answers(predictor, queries)
-    parts = [f"val: loss {metrics['loss']:.4f}", f"cells {metrics['cells']:.1%}",
+    parts = [f"loss {metrics['loss']:.4f}", f"cells {metrics['cells']:.1%}",
              f"exact {metrics['exact']:.1%} of {metrics['n']}"]
     for kind in ("1d", "2d"):
         if f"exact_{kind}" in metrics:
             parts.append(f"{kind} {metrics[f'exact_{kind}']:.1%}")
-    log("  " + "  ".join(parts))
-    task = tasks[7 * (step // config.eval_every) % len(tasks)]          # another one each time
-    prediction = predictor.predict([task], views=1)[0][0]
-    log(show.picture(task, 0, prediction.grid, "prediction") + "\n")
+    predictor.log(f"  val: {'  '.join(parts)}")
+    # another query each time
+    shown = queries[7 * (step // predictor.config.eval_every) % len(queries)]
+    (prediction,), _ = predictor.answer([shown._replace(proposal=None)])
+    predictor.log(show.picture(shown.task, shown.test, prediction.grid, "prediction") + "\n")
     return metrics
 
 
 def judge_answers(predictor, queries):
-    """Returns the metrics of known answers: loss (nats a token), cells, exact, and by family."""
+    """Returns the metrics of known answers: loss (nats a token), cells, exact, and by family.
+
+    Teacher forcing: the answer is given, and each of its tokens judged before it is read.
+    """
     scores = predictor.judge(queries)
-    if not scores["tokens"].any():
-        predictor.log("no known answer fits max_len and max_answer: the loss is of nothing, and every "
-                      "grid counts as wrong")
+    unfit = int((scores["tokens"] == 0).sum())
+    if unfit:
+        c = predictor.config
+        predictor.log(f"  {unfit} of {len(queries)} known answers do not fit max_answer = "
+                      f"{c.max_answer} or max_len = {c.max_len}: they count as wrong")
     names = [query.task.id for query in queries]
     return {
+        # over all tokens of the answers
         "loss": scores["nll"].sum() / max(1, scores["tokens"].sum()),
+        # share of the cells that are right, each after the right beginning
         "cells": scores["right"].sum() / max(1, scores["cells"].sum()),
+        # share of the answers that are right from end to end
         "exact": scores["exact"].mean(),
         "n": len(queries),
         **oned.by_family(names, scores["exact"]),
@@ -233,16 +251,16 @@ def predict_and_score(predictor, tasks, step):
     started, config, log = time.time(), predictor.config, predictor.log
     path = log.folder / "submission.json"
 
-    # predict under all views; the votes are saved first: whatever happens, this much is kept
+    # predict under all views. The votes are saved at once: whatever happens, this much is kept
     predictions, dropped = predictor.predict(tasks, config.views)
-    attempts = votes_of(predictions)
-    write_json(path, submission(tasks, attempts))
+    write_json(path, submission(tasks, votes_of(predictions)))
     failed = sum(prediction.grid is None for prediction in predictions) / len(predictions)
-    log(f"predictions: {len(predictions)} in {clock(time.time() - started)}, {failed:.1%} of them no "
-        f"grid; {dropped} demonstrations did not fit; attempts are in {path}")
+    log(f"predictions: {len(predictions)} in {clock(time.time() - started)}, {failed:.1%} of them "
+        f"no grid; {dropped} demonstrations did not fit; attempts are in {path}")
 
-    # rerank, where the config asks for it
+    # vote, or rerank where the config asks for it
     metrics, attempts = predictor.score_attempts(tasks, predictions)
+    # attempts may be in another order now, so the file is written again
     if config.rerank_views:
         write_json(path, submission(tasks, attempts))
         log(f"attempts are reranked by their likelihood under {config.rerank_views} views; "
@@ -256,10 +274,7 @@ def predict_and_score(predictor, tasks, step):
     if not queries:
         log("no answer of these tasks is known, so there is no score")
         return {}, attempts
-    too_long = sum(len(encode_grid(query.answer)) + 1 > config.max_answer for query in queries)
-    if too_long:
-        log(f"  {too_long} answers are longer than max_answer = {config.max_answer} tokens and cannot be "
-            "predicted; raise it")
+    # the loss and exact grids in one view, beside pass@1 and pass@2 of the attempts
     metrics.update(judge_answers(predictor, queries), views=config.views, step=step,
                    seconds=time.time() - started, source=config.test,
                    times_scored=log.times_scored(config.test))
@@ -268,20 +283,12 @@ def predict_and_score(predictor, tasks, step):
     return metrics, attempts
 
 
-def log_families(families, log):
-    names = sorted(families)
-    if len(names) > 1:
-        log("\ntest, exact by family, one view:")
-        for i in range(0, len(names), 3):
-            log("  " + "  ".join(f"{name:18s} {families[name]:6.1%}" for name in names[i:i + 3]))
-
-
 # ------------------------------------------------------------------------------------------------
 # The parts of main
 
 
 def open_checkpoint(config, path):
-    """Returns the checkpoint to start or go on from; before the data, so a wrong path shows at once."""
+    """Returns the checkpoint to start or go on from: before the data, as a path may be wrong."""
     if config.resume and not Path(path).exists():
         raise UserError(f"{path} does not exist: nothing was saved there yet. Start again without "
                         "--resume")
@@ -294,14 +301,21 @@ def open_checkpoint(config, path):
 
 
 def choose_canvas(config, data, checkpoint):
-    """Returns the side of the square of positions: as asked, as trained, or the smallest that fits."""
+    """Returns the side of the square of positions: as asked, as trained, or the least that fits."""
     tasks = data.train + data.val + data.test
     least = oned.widest(data.families, config.oned_max_width) if data.generated else 1
     canvas = config.canvas
-    if not canvas:
+    if not canvas:                             # outputs of test pairs may not tell their size
         canvas = checkpoint["model_config"]["canvas"] if checkpoint else canvas_for(tasks, least)
     check_canvas(tasks, canvas)
     return canvas
+
+
+def make_stream(config, data, rows, device):
+    """Returns the training stream: its step i follows from (seed, i)."""
+    if data.generated:
+        return Generated(config, data.families, data.banned)
+    return FromTasks(data.train, config, rows, device, data.protected)
 
 
 def announce(data, model, log):
@@ -312,14 +326,24 @@ def announce(data, model, log):
         f"{model.config.encoding}, canvas {model.config.canvas}")
 
 
+def log_families(families, log):
+    names = sorted(families)
+    if len(names) > 1:
+        log("\ntest, exact by family, one view:")
+    for i in range(0, len(names) if len(names) > 1 else 0, 3):
+        log("  " + "  ".join(f"{name:18s} {families[name]:6.1%}" for name in names[i:i + 3]))
+
+
 def solve(config, device, why, log, started):
-    """--eval_only: predicts and scores `test` (or `tasks`) with a checkpoint. Returns the metrics."""
+    """--eval_only: predicts and scores `test` (or `tasks`) with a checkpoint. Returns metrics."""
     path = config.init_from or f"{config.out_dir}/ckpt.pt"
     checkpoint = load_checkpoint(path)
     data = load_data(config)
     canvas = choose_canvas(config, data, checkpoint)
+    # the config must describe the network that was trained
     wanted = model_config(config, canvas, checkpoint["model_config"]["n_tasks"])
     check_same_network(checkpoint, wanted, path)
+    # where rules live in the weights, tasks that were not trained on are refused
     rows = task_rows(checkpoint["task_ids"], data.test)
     check_known(config, data.test, rows)
     model = rebuild(checkpoint, device)

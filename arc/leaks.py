@@ -1,4 +1,4 @@
-"""The leak guard: what may be trained on, given the tasks that a run is judged on (protected tasks)."""
+"""The leak guard: what may be trained on, given the protected tasks that a run is judged on."""
 import hashlib
 
 import numpy as np

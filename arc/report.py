@@ -355,15 +355,16 @@ def svg(rows, cell=12):
         left, height = 8, 0
         for title, grid, answer in figures:
             verdict, wrong = compare(grid, answer)
-            title = f"{title} {verdict}"
+            title += ": no grid" if grid is None else f" {verdict}"
             body += f'<text x="{left}" y="{top + 24}">{title}</text>'
             H, W = np.shape(grid) or (0, 0)
             for r, c in np.ndindex(H, W):
-                x, y = left + c * cell, top + 30 + r * cell
+                x, y, color = left + c * cell, top + 30 + r * cell, grid[r, c]
                 body += (f'<rect x="{x}" y="{y}" width="{cell}" height="{cell}" '
-                         f'fill="rgb{PALETTE[grid[r, c]]}" stroke="#555"/>')
+                         f'fill="rgb{PALETTE[color]}" stroke="#555"/>')
                 if wrong is not None and wrong[r, c]:
-                    body += (f'<path d="M{x + 2} {y + 2}l{cell - 4} {cell - 4}" stroke="#fff" '
+                    ink = "black" if LIGHT[color] else "white"
+                    body += (f'<path d="M{x + 2} {y + 2}l{cell - 4} {cell - 4}" stroke="{ink}" '
                              'stroke-width="2"/>')
             left += max(W * cell, 6 * len(title)) + 28
             height = max(height, H * cell)

@@ -35,7 +35,7 @@ def cell_text(value, wrong):
     return f"\033[{ink};48;2;{red};{green};{blue}m{'><' if wrong else '  '}\033[0m"
 
 
-def column(title, grid, answer=None):
+def grid_column(title, grid, answer=None):
     """Returns the lines of a grid (H, W), or None, under its title.
 
     Cells are marked where they differ from an answer of the same shape.
@@ -45,7 +45,7 @@ def column(title, grid, answer=None):
     wrong = np.zeros(grid.shape, bool)
     if answer is not None and answer.shape == grid.shape:
         wrong = grid != answer
-    width = 2 * grid.shape[1]                  # seen: color codes take no room
+    width = 2 * grid.shape[1]                  # as seen: color codes take no room
     margin = " " * (len(title) - width)
     rows = ["".join(map(cell_text, *row)) + margin for row in zip(grid, wrong)]
     return [title.ljust(width)] + rows
@@ -59,12 +59,15 @@ def side_by_side(*columns):
 
 
 def picture(task, test, grid, title):
-    """Returns a query of a task, its answer if known, and a grid that should be it, as text."""
+    """Returns a query of a task, its answer if known, and a grid that should be it, as text.
+
+    Cells of the grid that differ from the answer are marked. A grid of None reads "no grid".
+    """
     query, answer = task.test[test]
-    columns = [column("input", query)]
+    columns = [grid_column("input", query)]
     if answer is not None:
-        columns.append(column("answer", answer))
-    columns.append(column(title, grid, answer))
+        columns.append(grid_column("answer", answer))
+    columns.append(grid_column(title, grid, answer))
     return f"\n{task.id}\n{side_by_side(*columns)}"
 
 
@@ -77,8 +80,8 @@ def task_text(task):
     parts = [f"task {task.id}: {len(task.train)} demonstrations, {len(task.test)} queries"]
     for kind, pairs in (("demonstration", task.train), ("query", task.test)):
         for i, (grid, answer) in enumerate(pairs):
-            left = column(f"{kind} {i}: input {size(grid)}", grid)
-            right = column(f"output {size(answer)}", answer)
+            left = grid_column(f"{kind} {i}: input {size(grid)}", grid)
+            right = grid_column(f"output {size(answer)}", answer)
             parts.append(side_by_side(left, right))
     return "\n\n".join(parts)
 
@@ -103,9 +106,9 @@ def main(argv=None):
     print(task_text(task))
     tokens = np.concatenate([encode_pair(pair)[0] for pair in task.train + task.test[:1]])
     print("index  token  slot plane   row column")
-    for token, (index, plane, row, column) in zip(tokens, trace([tokens])):
-        side = "output" if plane % 2 else "input"
-        print(f"{index:5d}  {NAMES[token]:5s}  {plane // 2:4d} {side:6s} {row:4d} {column:6d}")
+    for token, (index, number, row, column) in zip(tokens, trace([tokens])):
+        side = "output" if number % 2 else "input"
+        print(f"{index:5d}  {NAMES[token]:5s}  {number // 2:4d} {side:6s} {row:4d} {column:6d}")
 
 
 if __name__ == "__main__":

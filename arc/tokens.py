@@ -1,7 +1,7 @@
 """Grids as tokens with coordinates: the vocabulary, the one position rule, encoding and decoding.
 
-A pair is `start`, the rows of the input, `out`, the rows of the output, `end`. Every row ends in `row`.
-H and W are the rows and columns of a grid.
+A pair is `start`, the rows of the input, `out`, the rows of the output, `end`. Every row ends in
+`row`. H and W are the rows and columns of a grid.
 """
 import numpy as np
 
@@ -9,9 +9,9 @@ COLORS = 10                                    # tokens 0 to 9 are the colors th
 START, ROW, OUT, END, VOCAB = 10, 11, 12, 13, 14
 NAMES = [str(color) for color in range(COLORS)] + ["start", "row", "out", "end"]
 
-# The position rule. A cursor is (index in the document, pair index * 2 + input/output, row, column).
-# A token stands where the cursor is before the token is read. Reading it multiplies the cursor by
-# KEEP[token] and adds STEP[token], so no position depends on tokens that are still to come.
+# The position rule. A cursor is (index in the document, pair index * 2 + input/output, row,
+# column). A token stands where the cursor is before the token is read. Reading it multiplies the
+# cursor by KEEP[token] and adds STEP[token], so no position depends on tokens still to come.
 KEEP = np.ones((VOCAB, 4), np.int16)
 STEP = np.zeros((VOCAB, 4), np.int16)
 STEP[:, 0] = 1                                 # every token: one further in the document
@@ -80,7 +80,7 @@ def encode_pair(pair):
 
 
 def decode_grid(tokens):
-    """Returns the grid (H, W) uint8 of an answer without its `end`, or None if it is no rectangle."""
+    """Returns the grid (H, W) uint8 of an answer without its `end`; None if it is no rectangle."""
     ends = np.flatnonzero(tokens == ROW)
     if len(ends) == 0 or ends[-1] != len(tokens) - 1:
         return None

@@ -1,4 +1,7 @@
-"""Views: eight symmetries of the square, and color permutations. One view serves all pairs of a document."""
+"""Views: eight symmetries of the square, and color permutations.
+
+One view serves all pairs of a document.
+"""
 import numpy as np
 
 from arc.tokens import COLORS, VOCAB
@@ -8,7 +11,7 @@ IDENTITY = np.arange(VOCAB)                    # the color table that changes no
 
 
 def transform(grid, symmetry):
-    """Returns the grid under symmetry 0 to 7: transposed from 4 on, then turned symmetry % 4 times."""
+    """Returns the grid under symmetry 0 to 7: transposed from 4 on, then turned % 4 times."""
     return np.rot90(grid.T if symmetry >= 4 else grid, symmetry % 4)
 
 

@@ -56,7 +56,7 @@ class Config:
     colors: bool = knob(True, "train and vote under permutations of the colors 1 to 9")
     max_len: int = knob(1024, "tokens of a document; demonstrations that do not fit are dropped", 8)
     max_answer: int = knob(128, "tokens kept free for an answer; a longer one has failed", 2)
-    canvas: int = knob(0, "side of the square of positions, a power of two; 0: smallest that fits", 0)
+    canvas: int = knob(0, "side of the square of positions, a power of two; 0: what fits", 0)
     oversample: float = knob(1.0, "times as often are demonstrations of val and test shown, where "
                              "task_embed trains on them", 0.01, 1000)
     downweight_above: int = knob(0, "tokens; a longer document is kept with probability "
@@ -99,8 +99,8 @@ class Config:
     # -- evaluation
     eval_every: int = knob(400, "steps", 1)
     views: int = knob(4, "distinct views that predict and vote on a test input", 1)
-    rerank_views: int = knob(0, "views under which the likelihood of each grid orders the attempts; "
-                             "0: votes do", 0)
+    rerank_views: int = knob(0, "views under which the likelihood of each grid orders the "
+                             "attempts; 0: votes do", 0)
     predict_tokens: int = knob(32768, "tokens of the documents decoded at once, about", 1)
 
     # -- the refinement network (refine.py), in out_dir/refine; the rest it takes from above
@@ -151,19 +151,19 @@ def check_together(c):
     if c.canvas & (c.canvas - 1):
         raise UserError(f"canvas = {c.canvas} is not a power of two")
     if c.resume and (c.init_from or c.overwrite or c.eval_only):
-        raise UserError("--resume goes on with a run; it goes with none of --init_from, --overwrite "
-                        "and --eval_only")
+        raise UserError("--resume goes on with a run; it goes with none of --init_from, "
+                        "--overwrite and --eval_only")
     for total, part in (("n_embd", "n_head"), ("n_head", "n_kv_head")):
         if getattr(c, total) % getattr(c, part):
             raise UserError(f"{total} = {getattr(c, total)} must be a multiple of {part} = "
                             f"{getattr(c, part)}")
     if c.oversample != 1 and not c.task_embed:
-        raise UserError(f"oversample = {c.oversample} is how often demonstrations of val and test are "
-                        "trained on, and without task_embed they are not: set --oversample=1 or "
-                        "--task_embed=True")
-    if c.demos == 0 and not c.task_embed:
-        raise UserError("demos = 0 and task_embed = False: nothing would tell the rule; set --demos=3 "
+        raise UserError(f"oversample = {c.oversample} is how often demonstrations of val and test "
+                        "are trained on, and without task_embed they are not: set --oversample=1 "
                         "or --task_embed=True")
+    if c.demos == 0 and not c.task_embed:
+        raise UserError("demos = 0 and task_embed = False: nothing would tell the rule; set "
+                        "--demos=3 or --task_embed=True")
     if c.max_len > c.micro_limit():
         raise UserError(f"a document may have max_len = {c.max_len} tokens, but only "
                         f"{c.micro_limit()} are processed at once: lower --max_len or raise "
@@ -184,7 +184,7 @@ RENAMED = {
 
 
 def read_value(key, value, kind, where):
-    """Returns a value as the type of its knob; text is read as a Python literal unless kind is str."""
+    """Returns a value as the type of its knob; text is read as a literal unless kind is str."""
     if isinstance(value, str) and kind is not str:
         try:
             value = ast.literal_eval(value)
@@ -193,8 +193,8 @@ def read_value(key, value, kind, where):
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
-        raise UserError(f"{where}: {key} = {value!r} is of type {type(value).__name__}; {key} takes "
-                        f"{kind.__name__}")
+        raise UserError(f"{where}: {key} = {value!r} is of type {type(value).__name__}; {key} "
+                        f"takes {kind.__name__}")
     return value
 
 

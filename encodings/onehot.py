@@ -1,4 +1,7 @@
-"""A 1 for the row and a 1 for the column: 2 x canvas numbers, 64 for ARC. Every place is learned alone."""
+"""A 1 for the row and a 1 for the column: 2 x canvas numbers, 64 for ARC.
+
+Every row and every column is learned on its own.
+"""
 from torch.nn.functional import one_hot
 
 from .base import Encoding

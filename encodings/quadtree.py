@@ -1,8 +1,8 @@
 """The branches of a quadtree: 2 x log2(canvas) numbers, 10 for ARC where one-hot needs 64.
 
 The canvas is halved again and again, for rows and for columns, and each number says on which side
-the cell lies: the binary digits of row and column. Cells of one half, quarter or eighth share digits,
-so what is learned for a region holds in all of it.
+the cell lies: the binary digits of row and column. Cells of one half, quarter or eighth share
+digits, so what is learned for a region holds in all of it.
 """
 import torch
 

@@ -1,4 +1,4 @@
-"""Sines and cosines of row and column ("Attention Is All You Need", arXiv 1706.03762): smooth, fixed."""
+"""Sines and cosines of row and column ("Attention Is All You Need", arXiv 1706.03762)."""
 import torch
 
 from .base import Encoding, frequency_angles

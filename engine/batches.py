@@ -2,7 +2,7 @@
 
 Pairs are encoded once, under each symmetry where views use them. A document is a list of pairs:
 demonstrations, then the query pair. A pair's coordinates were traced from the start of a document;
-the cursor at the start of pair k is (tokens so far, 2 k, 0, 0), so to place it there is one addition.
+the cursor at the start of pair k is (tokens so far, 2 k, 0, 0), so placing it is one addition.
 """
 import copy
 import signal
@@ -20,12 +20,12 @@ from arc.views import IDENTITY, SYMMETRIES, fixed_colors, random_colors, transfo
 from config import UserError
 
 IGNORE = -100                                  # cross_entropy's label for "no target here"
-ROUND = 16                                     # batches of one size have a multiple of so many documents
+ROUND = 16                                     # full batches have a multiple of so many documents
 DEMO, QUERY = 1, 2                             # kinds of segments; 0: nothing of it is a target
 
 
 def send(tensor, device):
-    """Returns the tensor on the device. From pinned memory, so that the host need not wait for CUDA."""
+    """Returns the tensor on the device; from pinned memory, so that the host need not wait."""
     if torch.device(device).type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
@@ -156,7 +156,7 @@ def fit_demos(lengths, query, limit):
 
 
 def pack(lengths, capacity):
-    """Returns lists of document numbers: micro-batches of at most `capacity` tokens, and few of them.
+    """Returns lists of document numbers: micro-batches of at most `capacity` tokens.
 
     Each document goes to the first of the last 16 micro-batches that has room.
     """
@@ -185,7 +185,6 @@ class Batch(NamedTuple):
     targets: torch.Tensor                      # (T,): the next token, or IGNORE outside of outputs
     is_query: torch.Tensor                     # (T,): 1 where the target belongs to the query
     document: torch.Tensor                     # (T,): number of the document
-    place: torch.Tensor                        # (T,): index in Pairs.tokens
 
 
 def pad(documents, capacity, max_len):
@@ -233,12 +232,13 @@ def gather(pairs, documents, capacity=0, max_len=0):
     shift = torch.stack([s.first_index, 2 * s.pair_index, zero, zero], 1)       # (S, 4)
     coords = pairs.coords[place].long() + shift[segment]
 
-    in_output = torch.where(coords[:, 1] % 2 == 1, kind, 0)                     # `end` stands there too
+    # an output's `end` stands in the output, too
+    in_output = torch.where(coords[:, 1] % 2 == 1, kind, 0)
     targets = torch.full_like(tokens, IGNORE)
     targets[:-1] = torch.where(in_output[1:] > 0, tokens[1:], IGNORE)
     is_query = torch.zeros_like(tokens)
     is_query[:-1] = in_output[1:] == QUERY
-    return Batch(tokens, coords, ready(ends), task_view[document], targets, is_query, document, place)
+    return Batch(tokens, coords, ready(ends), task_view[document], targets, is_query, document)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -263,7 +263,7 @@ def ignore_interrupt(_):
 
 
 class Generated:
-    """`oned` without end: the tasks of step i are drawn for step i. Nothing is stored or repeated."""
+    """`oned` without end: the tasks of step i are drawn for step i, and none is stored."""
     store = None                               # each step brings its own pairs
     TRIES = 10000                              # tasks rejected in one step before it gives up
 
@@ -277,8 +277,8 @@ class Generated:
         longest = (min(config.demos, oned.PAIRS - 1) + 1) * (3 + 2 * cells)
         if longest > config.max_len:
             raise UserError(f"generated tasks take up to {longest} tokens, and a document may have "
-                            f"max_len = {config.max_len}; raise --max_len, or lower --oned_max_width "
-                            "or --demos")
+                            f"max_len = {config.max_len}; raise --max_len, or lower "
+                            "--oned_max_width or --demos")
 
     def __len__(self):
         return self.config.max_steps
@@ -297,8 +297,8 @@ class Generated:
             if any(pair_key(*pair) in self.banned for pair in self.shown(task)):
                 rejected += 1
                 if rejected > self.TRIES:
-                    raise UserError(f"{self.TRIES} generated tasks in one step hold a pair of val or "
-                                    "test; raise --oned_max_width, or lower --oned_eval")
+                    raise UserError(f"{self.TRIES} generated tasks in one step hold a pair of val "
+                                    "or test; raise --oned_max_width, or lower --oned_eval")
                 continue
             yield task, symmetry
 
@@ -331,8 +331,9 @@ class Generated:
 
     def stream(self, start, workers):
         """Returns the steps from `start` on, prepared by that many processes."""
-        return DataLoader(self, batch_size=None, sampler=range(start, len(self)), collate_fn=unchanged,
-                          num_workers=workers, worker_init_fn=ignore_interrupt)
+        return DataLoader(self, batch_size=None, sampler=range(start, len(self)),
+                          collate_fn=unchanged, num_workers=workers,
+                          worker_init_fn=ignore_interrupt)
 
 
 def random_round(value, rng):
@@ -374,9 +375,9 @@ class FromTasks(IterableDataset):
         for task, numbers in zip(self.tasks, self.numbers):
             for p in numbers:
                 if longest[p] > self.config.max_len:
-                    raise UserError(f"task {task.id}: one of its pairs has {longest[p]} tokens, and a "
-                                    f"document may have max_len = {self.config.max_len}; raise "
-                                    "--max_len, or leave the task out")
+                    raise UserError(f"task {task.id}: one of its pairs has {longest[p]} tokens, "
+                                    f"and a document may have max_len = {self.config.max_len}; "
+                                    "raise --max_len, or leave the task out")
 
     def cut(self, numbers, rng):
         """Returns a task's pairs, shuffled, as documents of at most demos + 1 pairs.
@@ -391,7 +392,7 @@ class FromTasks(IterableDataset):
         return [part for part in np.split(order, np.cumsum(sizes)) if len(part)]
 
     def epoch(self, rng):
-        """Yields documents: (tokens, pair numbers, symmetry, task number, demonstrations dropped)."""
+        """Yields documents: (tokens, pair numbers, symmetry, task number, dropped_demos)."""
         limit, length = self.config.downweight_above, self.store.length
         parts = []
         for t, numbers in enumerate(self.numbers):

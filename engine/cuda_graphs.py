@@ -57,7 +57,7 @@ class GraphedStep:
         inputs = [x.clone() for x in inputs]
         earlier = [p.grad for p in self.parameters]
         for p in self.parameters:
-            p.grad = None                      # so that the graph writes gradients, and adds to none
+            p.grad = None                      # the graph is to write gradients, and add to none
         pool = next((entry[0].pool() for entry in self.graphs.values()), None)
         with torch.cuda.graph(graph, pool):
             output = self.work(*inputs)
@@ -69,8 +69,8 @@ class GraphedStep:
     def __call__(self, *inputs):
         shapes = tuple(x.shape for x in inputs)
         if any(others[0] != shapes[0] for others in self.graphs):
-            self.graphs.clear()                # of larger micro-batches, for which memory was too small
-        if not self.graphs:                    # plainly at first: what is compiled now cannot be recorded
+            self.graphs.clear()                # of larger micro-batches, which did not fit
+        if not self.graphs:                    # plainly at first: the first call compiles
             result = on_side_stream(lambda: self.work(*inputs))
             self.graphs[shapes] = self.record(inputs)
             return result

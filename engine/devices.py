@@ -18,8 +18,11 @@ def pick_device(config):
     if world_size != "1":                      # torchrun: each process would train the same run
         raise UserError(f"WORLD_SIZE is {world_size}, and a run takes one device: start it with "
                         "python instead of torchrun, or unset it")
-    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    available = [name for name in here if here[name]]
+    available = ["cpu"]
+    if torch.backends.mps.is_available():
+        available.insert(0, "mps")
+    if torch.cuda.is_available():
+        available.insert(0, "cuda")
     if config.device and config.device not in available:
         raise UserError(f"device {config.device!r} is not here; there is {', '.join(available)}")
     device = torch.device(config.device or available[0])
@@ -71,7 +74,7 @@ def is_out_of_memory(error):
 
 
 def in_smaller_parts(work, parts, knob, log):
-    """Yields (part, work(part)) for lists of documents; where memory is too small, for their halves.
+    """Yields (part, work(part)) for lists of documents; where memory runs out, for their halves.
 
     knob: which one makes the parts smaller.
     """
@@ -84,13 +87,13 @@ def in_smaller_parts(work, parts, knob, log):
             if not is_out_of_memory(error):
                 raise
             if len(part) == 1:
-                raise UserError("out of memory with a single document: lower --max_answer, --max_len, "
-                                "--n_embd or --n_layer") from None
+                raise UserError("out of memory with a single document: lower --max_answer, "
+                                "--max_len, --n_embd or --n_layer") from None
         if result is not None:
             yield part, result
             continue
         # not within `except`, which keeps alive all that the attempt had made
-        torch.cuda.empty_cache()               # torch does so itself, but not while a graph is recorded
+        torch.cuda.empty_cache()               # torch does so itself, but not while it records
         log(f"  out of memory with {len(part)} documents at once: half of them (a lower --{knob} "
             "starts that way)")
         half = len(part) // 2

@@ -55,7 +55,7 @@ class Muon(torch.optim.Optimizer):
         """Yields (group, its weights (n, rows, columns))."""
         for group, stack in zip(self.param_groups, self.stacks):
             for p, row in zip(group["params"], stack.unbind()):
-                assert p.data_ptr() == row.data_ptr(), "weights were moved after their optimizer was made"
+                assert p.data_ptr() == row.data_ptr(), "weights were moved after optimizer creation"
             yield group, stack
 
     @torch.no_grad()
@@ -122,30 +122,23 @@ OPTIMIZERS = {
 class Optimizer:
     """One or several torch optimizers as one. Every parameter is in exactly one of their groups."""
 
-    def __init__(self, model, config, trained=None):
-        """trained: (part of the model, state_dict of the Optimizer that trained it), to go on with."""
+    def __init__(self, model, config):
         if config.optimizer not in OPTIMIZERS:
             raise UserError(f"no optimizer {config.optimizer!r}; there are {', '.join(OPTIMIZERS)}")
         for_matrices, for_rest, self.decays = OPTIMIZERS[config.optimizer]
-        apart = {id(p) for p in trained[0].parameters()} if trained else set()
-        kinds = {}
-        for kind, params in model.parameter_groups().items():
-            kinds[kind] = [p for p in params if id(p) not in apart]
+        kinds = model.parameter_groups()
         decay = config.weight_decay
         groups = [dict(params=kinds["head"], weight_decay=decay),
                   dict(params=kinds["norms"], weight_decay=0.0),
                   dict(params=kinds["tables"], weight_decay=config.embed_decay)]
-        if for_matrices is None:
-            groups.insert(0, dict(params=kinds["matrices"], weight_decay=decay))
-        self.parts = [for_rest([group for group in groups if group["params"]], config)]
-        if for_matrices is not None:
-            self.parts.append(for_matrices(kinds["matrices"], config))
-        if trained:
-            inner = Optimizer(trained[0], config)
-            inner.load_state_dict(trained[1])
-            self.parts += inner.parts
+        if for_matrices:
+            self.parts = [for_rest(groups, config), for_matrices(kinds["matrices"], config)]
+        else:
+            matrices = dict(params=kinds["matrices"], weight_decay=decay)
+            self.parts = [for_rest([matrices, *groups], config)]
         grouped = [id(p) for part in self.parts for g in part.param_groups for p in g["params"]]
-        assert sorted(grouped) == sorted(map(id, model.parameters())), "a parameter in no or two groups"
+        expected = [id(p) for p in model.parameters()]
+        assert sorted(grouped) == sorted(expected), "a parameter is in no group, or in two"
         self.set_train_mode()
 
     def set_train_mode(self):
@@ -201,7 +194,7 @@ def averaged(model, optimizer):
 
 
 def learning_rate(config, optimizer, step):
-    """Linear warm-up, then flat for schedule-free, which averages; the others decay to 0 at the end."""
+    """Linear warm-up, then flat for schedule-free, which averages; others decay to 0 at the end."""
     scale = min(1.0, (step + 1) / max(1, config.warmup * config.max_steps))
     if optimizer.decays:
         left = config.max_steps - step

@@ -1,4 +1,4 @@
-"""What a network answers: known answers judged, answers decoded under every view, attempts reranked."""
+"""What a network answers: known answers judged, answers decoded in all views, attempts reranked."""
 import copy
 import time
 from collections import defaultdict
@@ -16,8 +16,7 @@ from engine.cuda_graphs import run_steps
 from engine.devices import autocast, in_smaller_parts
 from model import Answer, generate
 
-TOP_K = 16                                     # grids of a query that are reranked: the right one is
-                                               # seldom further down
+TOP_K = 16                                     # grids of a query that are reranked
 
 
 def make_queries(tasks, views, config):
@@ -53,7 +52,7 @@ def known_queries(tasks, config):
 
 
 class QuerySet:
-    """Queries as documents: the demonstrations that fit, the input, and the proposal if there is one.
+    """Queries as documents: the demonstrations that fit, the input, the proposal if there is one.
 
     The prompt and the fixed allowance max_answer decide which demonstrations fit, never the answer.
     A query that does not fit has no document; it counts as failed.
@@ -197,8 +196,8 @@ class Predictor:
     def judge(self, queries):
         """Returns {name: (n,)} of the queries' proposals: exact, nll (nats), tokens, cells, right.
 
-        Greedy decoding gives the same grid if and only if every argmax is right, so `exact` needs no
-        decoding. A query that does not fit has zeros.
+        Greedy decoding gives the same grid if and only if every argmax is right, so `exact` needs
+        no decoding. A query that does not fit has zeros.
         """
         query_set = self.query_set(queries)
         scores = self.teacher_force(query_set)
@@ -239,7 +238,7 @@ class Predictor:
         return answers
 
     def decode_rest(self, query_set, answers, prefixes, which):
-        """Fills in the answers of documents `which`; prefixes: (tokens, logprobs) they begin with."""
+        """Fills in the answers of documents `which`, after their prefixes (tokens, logprobs)."""
         c = self.config
         room = c.max_answer - query_set.documents.answer_lengths()
 

@@ -1,4 +1,4 @@
-"""What a run leaves and goes on from: its folder, log and checkpoints; Ctrl-C; memory that runs out."""
+"""What a run leaves and goes on from: folder, log and checkpoints; Ctrl-C; memory that runs out."""
 import contextlib
 import dataclasses
 import importlib.metadata
@@ -44,7 +44,7 @@ class Log:
             file.write(text + "\n")
         try:
             print(text, flush=True)
-        except BrokenPipeError:                # `| head` has seen enough; the run goes on into log.txt
+        except BrokenPipeError:                # `| head` has seen enough; the run goes on
             sys.stdout = open(os.devnull, "w")
 
     def record(self, **values):
@@ -87,14 +87,14 @@ def prepare_folder(config):
         (folder / ".write").touch()
         (folder / ".write").unlink()
     except OSError as error:
-        raise UserError(f"out_dir {folder}: cannot be written ({error.strerror}); name another with "
-                        "--out_dir=") from None
+        raise UserError(f"out_dir {folder}: cannot be written ({error.strerror}); name another "
+                        "with --out_dir=") from None
     if config.resume or config.eval_only:
         return []
     stale = [*folder.glob("*.pt"), *folder.glob("submission.json")]
     if stale and not config.overwrite:
-        raise UserError(f"out_dir {folder} already holds a run: go on with --resume, replace it with "
-                        "--overwrite, or name another with --out_dir=")
+        raise UserError(f"out_dir {folder} already holds a run: go on with --resume, replace it "
+                        "with --overwrite, or name another with --out_dir=")
     texts = [folder / name for name in ("log.txt", "metrics.jsonl", "report.html")]
     return stale + [path for path in texts if path.exists()]
 
@@ -160,9 +160,9 @@ def load_checkpoint(path, network="GPT", cure="train first, or name one with --i
 
 def model_config(config, canvas, n_tasks):
     """Returns the ModelConfig of a Config. n_tasks: rows of the task embedding, 0 for none."""
-    return ModelConfig(config.encoding, config.n_layer, config.n_head, config.n_kv_head, config.n_embd,
-                       config.n_mlp, config.dropout, canvas, config.max_len, config.demos + 1,
-                       n_tasks, SYMMETRIES if config.view_embed else 0)
+    c = config
+    return ModelConfig(c.encoding, c.n_layer, c.n_head, c.n_kv_head, c.n_embd, c.n_mlp, c.dropout,
+                       canvas, c.max_len, c.demos + 1, n_tasks, SYMMETRIES if c.view_embed else 0)
 
 
 def check_same_network(found, wanted, path):
@@ -212,8 +212,8 @@ def start_from(model, task_ids, found, path):
     """
     had_tasks = bool(found["model_config"]["n_tasks"])
     if had_tasks != bool(model.config.n_tasks):
-        raise UserError(f"{path}: a network {'with' if had_tasks else 'without'} a task embedding; set "
-                        "--task_embed to match")
+        raise UserError(f"{path}: a network {'with' if had_tasks else 'without'} a task embedding; "
+                        "set --task_embed to match")
     resized = {**found["model_config"], "n_tasks": model.config.n_tasks}
     check_same_network({"model_config": resized}, model.config, path)
     weights = found["model"]
@@ -246,10 +246,10 @@ def check_known(config, tasks, rows):
     """UserError where rules live in the weights and a task was not trained on."""
     unknown = [task.id for task in tasks if task.id not in rows]
     if config.demos == 0 and unknown:
-        raise UserError(f"{len(unknown)} tasks, {unknown[0]} the first, were not trained on, and this "
-                        "network keeps rules in its weights: `python train.py CONFIG "
-                        f"--tasks={config.tasks or config.test}` trains with their demonstrations and "
-                        "solves them")
+        raise UserError(f"{len(unknown)} tasks, {unknown[0]} the first, were not trained on, and "
+                        "this network keeps rules in its weights: `python train.py CONFIG "
+                        f"--tasks={config.tasks or config.test}` trains with their demonstrations "
+                        "and solves them")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -266,10 +266,11 @@ class Run:
     def __init__(self, config, model, optimizer, task_ids, log):
         self.config, self.model, self.optimizer = config, model, optimizer
         self.task_ids, self.log = task_ids, log
+        self.device = next(model.parameters()).device
         self.step, self.seconds = 0, 0.0
         self.best = None                       # (exact, -loss) on val
         self.dropped_demos = 0                 # demonstrations that did not fit, so far
-        self.extra = {}                        # what else a checkpoint holds: refine.py has something
+        self.extra = {}                        # what else a checkpoint holds, for refine.py
         self.versions = versions()             # of the start: files may be edited during a run
 
     def save(self, name, training=True):
@@ -294,12 +295,12 @@ class Run:
         """Restores weights, optimizer, step, best score and times; samples follow from the step."""
         check_same_network(found, self.model.config, path)
         if "training" not in found:
-            raise UserError(f"{path}: holds weights only, nothing to resume from; --init_from={path} "
-                            "starts from them")
+            raise UserError(f"{path}: holds weights only, nothing to resume from; "
+                            f"--init_from={path} starts from them")
         differences = differing_knobs(found, self.config, MAY_CHANGE)
         if differences:
-            raise UserError(f"--resume goes on with the same run, but {differences}. To start a new "
-                            f"one from these weights: --init_from={path}")
+            raise UserError(f"--resume goes on with the same run, but {differences}. To start a "
+                            f"new one from these weights: --init_from={path}")
         self.model.load_state_dict(found["training"])
         self.optimizer.load_state_dict(found["optimizer"])
         self.step, self.seconds = found["step"], found["seconds"]
@@ -320,9 +321,11 @@ class Run:
         loss = losses[0]
         if not all(map(math.isfinite, [*losses, grad_norm])):
             good = Path(self.config.out_dir) / "ckpt.pt"
-            kept = f"{good} is the last good checkpoint" if good.exists() else "nothing was saved yet"
-            raise UserError(f"step {self.step}: loss {loss}, gradient norm {grad_norm}. Stopped; {kept}"
-                            ". Try a lower --learning_rate, or --dtype=float32")
+            kept = "nothing was saved yet"
+            if good.exists():
+                kept = f"{good} is the last good checkpoint"
+            raise UserError(f"step {self.step}: loss {loss}, gradient norm {grad_norm}. Stopped; "
+                            f"{kept}. Try a lower --learning_rate, or --dtype=float32")
 
     def with_less_memory(self, work, micro_tokens):
         """Returns (work(micro_tokens), micro_tokens), these halved until memory suffices."""
@@ -336,8 +339,8 @@ class Run:
                     raise
             smaller = max(micro_tokens // 2, self.config.max_len)
             if smaller == micro_tokens:
-                raise UserError(f"out of memory with {micro_tokens} tokens at once, which is max_len: "
-                                "lower --max_len, --n_embd or --n_layer")
+                raise UserError(f"out of memory with {micro_tokens} tokens at once, which is "
+                                "max_len: lower --max_len, --n_embd or --n_layer")
             self.optimizer.zero_grad()
             self.log(f"  out of memory at step {self.step}: {smaller} tokens at once instead of "
                      f"{micro_tokens}; the step is repeated with the same samples "
@@ -375,8 +378,8 @@ class Progress:
                 f"loss {losses[1]:.4f}  lr {lr:.2e}  norm {grad_norm:5.2f}  {ms:6.1f} ms  "
                 f"{self.tokens / (now - self.mark):7.0f} tok/s  "
                 f"ETA {clock((config.max_steps - run.step) * per_step)}")
-        run.log.record(kind="train", step=run.step, loss=losses[1], loss_all_outputs=losses[0], lr=lr,
-                       norm=grad_norm, ms=ms, seconds=run.seconds)
+        run.log.record(kind="train", step=run.step, loss=losses[1], loss_all_outputs=losses[0],
+                       lr=lr, norm=grad_norm, ms=ms, seconds=run.seconds)
 
 
 @contextlib.contextmanager

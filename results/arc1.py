@@ -9,9 +9,9 @@ re-arc.json where an arm asks for it: each {id: task}.
 
 Held out are the test outputs of all 400 ARC-1 training tasks, or of --held=N of them. (A hundred
 tell levers apart only where they are worth 8 points. re-ARC holds the rule of every one of these
-tasks, so it takes --held, and only the others' pairs are used.) Trained on are the demonstrations of
-these and of the evaluation tasks, and all else there is, without ARC-2's copies of the evaluation
-tasks.
+tasks, so it takes --held, and only the others' pairs are used.) Trained on are the demonstrations
+of these and of the evaluation tasks, and all else there is, without ARC-2's copies of the
+evaluation tasks.
 
 levers: each arm is config/arc1.py but for its knobs. The held-out tasks are predicted and voted on.
 encodings: the held-out tasks are answered once, in one view (val). The evaluation tasks are

@@ -4,8 +4,8 @@
 
 A useful token belongs to a document; padding does not. On a CPU the same documents are also run as
 a padded batch, as a textbook does it: each filled up to the longest, one causal attention call. The
-two alternate in the same run. On CUDA the kernels of a step are listed by kind, beside the rate of a
-large matmul on the same chip.
+two alternate in the same run. On CUDA the kernels of a step are listed by kind, beside the rate of
+a large matmul on the same chip.
 """
 import dataclasses
 import statistics

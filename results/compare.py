@@ -18,9 +18,8 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
-from pathlib import Path
 
-from runs import HERE, as_options, mean, read_command, read_json, run_script, spread
+from runs import HERE, ROOT, as_options, mean, read_command, read_json, run_script, spread
 from config import load_config                 # before torch: it says how torch takes memory
 import torch
 
@@ -35,12 +34,13 @@ ARMS = {                                       # name of a table: (knob, its val
 SEEDS = [1, 2, 3]
 ROUNDS = 3                                     # of `minutes`
 TURN = count()                                 # whose turn it is, of several GPUs
+RUNS = ROOT / "out" / "compare"                # where the runs leave their files
 
 
 def run(knobs, jobs, options):
     """Runs train.py in a process of its own. Returns its records."""
     values = [str(value) for value in knobs.values() if value != ""]
-    folder = Path("out") / "compare" / "_".join(values)
+    folder = RUNS / "_".join(values)
     command = ["train.py", "config/quadtree.py", f"--out_dir={folder}", "--overwrite", "--views=1",
                *as_options(knobs), *options]
     env = {**os.environ, "OMP_NUM_THREADS": str(max(1, os.cpu_count() // jobs))}
@@ -136,7 +136,8 @@ def describe_width(encoding):
 
 def table(name, arms, steps, ms):
     """Returns a table in Markdown, the best arm first. ms: {arm: milliseconds of a step}."""
-    titles = [ARMS[name][0]] + ["dim"] * (name == "encodings")
+    with_width = name == "encodings"
+    titles = [ARMS[name][0]] + ["dim"] * with_width
     titles += ["learning rate", "exact", "exact 1D", "exact 2D", "cells", "loss", "minutes"]
     lines = [f"| {' | '.join(titles)} |", "|" + " --- |" * len(titles)]
 
@@ -144,11 +145,13 @@ def table(name, arms, steps, ms):
         values = [record.get(key) for record in arms[arm]["test"]]
         return "-" if None in values else spread(values, form)
     for arm in sorted(arms, key=lambda arm: -sum(record["exact"] for record in arms[arm]["test"])):
-        cells = [arm] + [str(describe_width(arm))] * (name == "encodings")
-        cells += [str(arms[arm]["rate"])]
+        cells = [arm]
+        if with_width:
+            cells.append(str(describe_width(arm)))
+        cells.append(str(arms[arm]["rate"]))
         cells += [of(arm, key) for key in ("exact", "exact_1d", "exact_2d", "cells")]
-        cells += [of(arm, "loss", "{:.3f}")]
-        cells += [f"{ms[arm] * steps / 60000:.1f}" if arm in ms else "not timed"]
+        cells.append(of(arm, "loss", "{:.3f}"))
+        cells.append(f"{ms[arm] * steps / 60000:.1f}" if arm in ms else "not timed")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -8,10 +8,10 @@ import sys
 
 from runs import HERE                          # first: it makes the project's modules importable
 
-import config as knobs
 from arc.oned import family_of
 from arc.report import svg
 from arc.tasks import load_data, write_text
+from config import UserError, load_config
 from engine.devices import pick_device
 from engine.predict import Predictor
 from engine.runs import from_checkpoint
@@ -25,11 +25,11 @@ def first_of(tasks, family):
         height, _ = task.train[0][0].shape
         if family_of(task.id) == family and height < 4:
             return task
-    raise knobs.UserError(f"no task of {family} in `test`")
+    raise UserError(f"no task of {family} in `test`")
 
 
 def main(argv):
-    config, _ = knobs.load(argv)
+    config, _ = load_config(argv)
     device, _ = pick_device(config)
     model, _ = from_checkpoint(f"{config.out_dir}/ckpt.pt", device)
     tasks = load_data(config).test

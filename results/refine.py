@@ -5,7 +5,8 @@
     python results/refine.py main more_training --seeds=1,2,3
 
 A name is an arm below. Each runs train.py, then refine.py, both with config/quadtree.py. Other
---key=value go to both scripts. Base networks are trained once and kept in out/refine_arms/base_SEED.
+--key=value go to both scripts. Base networks are trained once, in out/refine_arms/base_SEED.
+
 `main` also holds the votes weighted by ratings alone, without corrections (pass1_ranked,
 pass2_ranked). more_training is the base network's run with its end 2,000 steps later, which takes
 less time than main's refinement. Writes results/refine/ARM.json.
@@ -15,9 +16,8 @@ Two arms of the tables need knobs that are gone: blind (refine_draft=False) and 
 """
 import json
 import sys
-from pathlib import Path
 
-from runs import HERE, as_options, read_command, read_json, run_script
+from runs import HERE, ROOT, as_options, read_command, read_json, run_script
 
 ARMS = {                                       # name: the knobs of refine.py that differ
     "main": {},
@@ -25,7 +25,7 @@ ARMS = {                                       # name: the knobs of refine.py th
     "one_loop": dict(refine_loops=1),
     "more_training": None,                     # no refiner: a longer base run
 }
-RUNS = Path("out") / "refine_arms"
+RUNS = ROOT / "out" / "refine_arms"            # where the runs leave their files
 WARMUP = 48                                    # steps: two percent of the base network's 2,400
 LONGER = 4400                                  # steps of more_training
 
@@ -33,14 +33,13 @@ LONGER = 4400                                  # steps of more_training
 def run(script, folder, options, **knobs):
     """Runs a script with config/quadtree.py. Returns the records that it leaves."""
     command = [script, "config/quadtree.py", f"--out_dir={folder}", *options, *as_options(knobs)]
-    records = Path(folder) / "refine" if script == "refine.py" else folder
-    return run_script(command, records)
+    return run_script(command, folder / "refine" if script == "refine.py" else folder)
 
 
 def base_network(seed, options):
     """Returns the checkpoint of a base network, trained where there is none yet."""
     folder = RUNS / f"base_{seed}"
-    if not (HERE.parent / folder / "ckpt.pt").exists():
+    if not (folder / "ckpt.pt").exists():
         run("train.py", folder, options, seed=seed)
     return folder / "ckpt.pt"
 

@@ -55,7 +55,7 @@ def read_lines(path):
 
 
 def run_script(command, folder, env=None):
-    """Runs `python COMMAND` in a process of its own. Returns the records of FOLDER/metrics.jsonl.
+    """Runs `python COMMAND` in a process of its own. Returns the records of folder/metrics.jsonl.
 
     The process runs at the top of the project. Where it fails: SystemExit with what it printed.
     """
@@ -64,7 +64,7 @@ def run_script(command, folder, env=None):
     if done.returncode:
         printed = done.stdout[-2000:] + done.stderr[-3000:]
         raise SystemExit(f"python {' '.join(command)}\n{printed}")
-    return read_lines(ROOT / folder / "metrics.jsonl")
+    return read_lines(folder / "metrics.jsonl")
 
 
 def as_options(knobs):

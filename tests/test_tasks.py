@@ -53,7 +53,7 @@ def test_real_tasks_to_tokens_and_back():
 
 
 def test_decode_grid_takes_rectangles_and_nothing_else():
-    """Every sequence of up to six tokens, told in another way: a pattern and equal lengths."""
+    """Every sequence of up to six tokens, against a pattern and equal lengths."""
     letters = {"c": 3, "s": START, "r": ROW, "o": OUT, "e": END}
     accepted = 0
     for n in range(7):
