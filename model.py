@@ -45,7 +45,6 @@ class AttentionContext(NamedTuple):
                                                # a list where attention loops over documents
     rotary: object                             # None, or what `apply_rotary` takes
     max_len: int                               # no document is longer
-    causal: bool                               # no token sees later ones
     cache: object = None                       # Cache, and the place of each token in it:
     document: object = None                    # (T,): which document
     index: object = None                       # (T,): which one of its document's tokens
@@ -118,7 +117,7 @@ def attend(q, k, v, context, layer):
         q = q.unflatten(1, (k.shape[1], -1))                            # (B, n_kv, group, hs)
         return F.scaled_dot_product_attention(q, k, v, context.bias).flatten(1, 2)
     if has_flash_attention(q.device, q.dtype):
-        options = dict(window_size=(-1, 0) if context.causal else (-1, -1))
+        options = dict(window_size=(-1, 0))                             # no token sees later ones
         if "enable_gqa" in VARLEN_OPTIONS:                              # torch >= 2.12
             options["enable_gqa"] = q.shape[1] != k.shape[1]
         elif q.shape[1] != k.shape[1]:
@@ -131,7 +130,7 @@ def attend(q, k, v, context, layer):
     heads_first = [x.transpose(0, 1)[None].split(lengths, dim=2) for x in (q, k, v)]
     out = []
     for one_q, one_k, one_v in zip(*heads_first):                       # (1, heads, length, hs)
-        out.append(F.scaled_dot_product_attention(one_q, one_k, one_v, is_causal=context.causal,
+        out.append(F.scaled_dot_product_attention(one_q, one_k, one_v, is_causal=True,
                                                   enable_gqa=True))
     return torch.cat(out, dim=2)[0].transpose(0, 1)                     # (T, nh, hs)
 
@@ -229,7 +228,7 @@ class GPT(nn.Module):
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=getattr(module, "initial_std", 0.5))
 
-    def forward(self, tokens, coords, cu_seqlens, task_view=None, cache=None, causal=True):
+    def forward(self, tokens, coords, cu_seqlens, task_view=None, cache=None):
         """Returns the logits (T, V) of the token that comes next.
 
         tokens: (T,). coords: (T, 4), see arc/tokens.py. cu_seqlens: (D + 1,) int32, the index at
@@ -239,7 +238,7 @@ class GPT(nn.Module):
         cu_seqlens None.
         """
         x = self.embed(tokens, coords, task_view)
-        return self.head(self.run_blocks(x, coords, cu_seqlens, cache, causal))
+        return self.head(self.run_blocks(x, coords, cu_seqlens, cache))
 
     def embed(self, tokens, coords, task_view):
         x = self.token(tokens) + self.segment(coords[:, 1]) + self.encoding(coords)     # (T, C)
@@ -249,7 +248,7 @@ class GPT(nn.Module):
             x = x + self.view(task_view[:, 1])                          # the symmetry
         return x
 
-    def run_blocks(self, x, coords, cu_seqlens, cache=None, causal=True):
+    def run_blocks(self, x, coords, cu_seqlens, cache=None):
         """Returns the normed output (T, C) of the last block for embedded tokens x (T, C)."""
         device, dtype = x.device, x.dtype
         if torch.is_autocast_enabled(device.type):
@@ -269,7 +268,7 @@ class GPT(nn.Module):
         # angles are the same in every layer, so they are computed once
         angles = self.encoding.angles(coords)
         rotary = None if angles is None else rotary_tables(angles)
-        context = AttentionContext(cu_seqlens, rotary, self.config.max_len, causal, cache, document,
+        context = AttentionContext(cu_seqlens, rotary, self.config.max_len, cache, document,
                                    coords[:, 0], bias)
         x = x.to(dtype)                        # the residual stream too: half the bytes of a norm
         for block in self.blocks:

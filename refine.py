@@ -4,10 +4,10 @@
     python refine.py config/quadtree.py --eval_only --tasks=FILE                 # solve a task file
 
 The refinement network is the network of train.py, going on from its checkpoint, on documents that
-may hold a draft between the query's input and its answer: demonstrations, input, draft, answer. The
-draft is a pair of its own, (input, draft), and the answer's pair has no input. Most drafts are wrong
-answers of the network itself, to tasks it never saw; some are right, so that it learns to leave well
-alone. Half of each step has no draft: it goes on learning what train.py teaches.
+may hold a draft between the query's input and its answer: demonstrations, input, draft, answer.
+(Input, draft) is a pair of its own, and the answer's pair has no input. Most drafts are wrong
+answers of the network itself, to tasks it never saw; some are right, so that it learns to leave
+well alone. Every second step has no draft: it goes on learning what train.py teaches.
 """
 import dataclasses
 import hashlib
@@ -37,13 +37,13 @@ from engine.runs import (MAY_CHANGE, Log, Run, check_known, check_same_network, 
 from model import GPT, ModelConfig
 from train import fit
 
-NEAR = 5                                       # a near miss: right shape, at most so many wrong cells
+NEAR = 5                                       # most wrong cells of a near miss, in the right shape
 DRAFTS = 4                                     # grids of a query that are read as drafts
 
 
 def main(argv=None):
     """Runs with the arguments of a command line. Returns the metrics."""
-    # ---------------------------------------------------------------------------------- set-up
+    # ---- set-up: as in train.py; the base network is the checkpoint that training goes on from
     started = time.time()
     config, given = load_config(sys.argv[1:] if argv is None else argv)
     device, why = pick_device(config)
@@ -53,58 +53,49 @@ def main(argv=None):
     config = dataclasses.replace(config, out_dir=f"{config.out_dir}/refine", warmup=0.0,
                                  max_steps=base["step"] + config.refine_steps)
     found = load_refined(config, base, path)
-    stale = prepare_folder(config)             # files of an older run
+    stale = prepare_folder(config)             # files of an older run in out_dir
     log = Log(config.out_dir)
 
-    # ---------------------------------------------------------------------------------- data
+    # ---- data
     data = load_data(config)
-    asked = data.val + data.test
-    check_canvas(asked, base["model_config"]["canvas"])
-    check_known(config, asked, task_rows(base["task_ids"], asked))
+    check_canvas(data.val + data.test, base["model_config"]["canvas"])
+    known = task_rows(base["task_ids"], data.val + data.test)
+    check_known(config, data.val + data.test, known)
+    # tasks that are drafted may have lost demonstrations to `holdout`: here the id is enough
     rows = {name: row for row, (name, _) in enumerate(base["task_ids"], 1)}
 
-    # ---------------------------------------------------------------------------------- model, optimizer, resume
-    model = Refiner(ModelConfig(**base["model_config"])).to(device)
-    optimizer = Optimizer(model, config)
-    model.load_state_dict(base.get("training", base["model"]))
-    if "optimizer" in base:
-        optimizer.load_state_dict(base["optimizer"])
-    add_draft_pair(model, optimizer)
-    run = Run(config, model, optimizer, base["task_ids"], log)
-    run.step, run.extra = base["step"], dict(base=weights_hash(base))
-    if config.resume:
-        run.resume(found, found["path"])
-    elif found:
-        model.load_state_dict(found["model"])
-        run.step = found["step"]
+    # ---- model, optimizer, resume
+    run = go_on(base, found, config, device, log)
     for old in stale:                          # all is well: now, and not before, they may go
         old.unlink()
     log(f"device: {device.type} ({why}); torch {torch.__version__}")
     for line in data.lines:
         log(line)
-    log(f"base network: {path}, step {base['step']}; {sum(model.count_parameters()):,} parameters")
+    parameters = sum(run.model.count_parameters())
+    log(f"base network: {path}, step {base['step']}; {parameters:,} parameters")
     drafter = Predictor(rebuild(base, device), config, rows, device, log)
-    refiner = Predictor(model, config, rows, device, log)
+    refiner = Predictor(run.model, config, rows, device, log)
 
-    # ---------------------------------------------------------------------------------- fit
+    # ---- fit, on drafts and without in turn
     metrics, attempts, before = {}, {}, {}
     if not config.eval_only:
         write_config(run, given, f"{device.type} ({why})", argv)
         tasks = training_tasks(config, data, path)
         run.extra["drafts"] = found["drafts"] if found else make_drafts(drafter, tasks, path)
-        stream = Alternating(data, Drafts(run.extra["drafts"], tasks, data.banned, drafter), rows)
-        plain = [q for q in make_queries(data.val, 1, config) if q.answer is not None]
-        guesses = drafter.answer(plain)[0] if plain else []
-        fit(run, stream, (lambda: validate(refiner, plain, guesses)) if plain else None)
+        drafts = Drafts(run.extra["drafts"], tasks, data.banned, drafter)
+        plain = [query for query in make_queries(data.val, 1, config) if query.answer is not None]
+        guesses = [p.grid for p in drafter.answer(plain)[0]] if plain else []
+        fit(run, Alternating(data, drafts, rows),
+            (lambda: validate(refiner, plain, guesses)) if plain else None)
         metrics["train_minutes"] = run.seconds / 60
 
-    # ---------------------------------------------------------------------------------- predict and score
+    # ---- predict and score, with the averaged weights
     if data.test:
-        with averaged(model, optimizer):
+        with averaged(run.model, run.optimizer):
             scores, attempts, before = predict_and_score(drafter, refiner, data.test, run.step)
         metrics.update(scores)
 
-    # ---------------------------------------------------------------------------------- summary
+    # ---- summary
     metrics["minutes"] = (time.time() - started) / 60
     log.summarize(metrics)
     write_report(log, config, metrics, data.test, attempts, before)
@@ -134,6 +125,25 @@ def add_draft_pair(model, optimizer):
     model.config = dataclasses.replace(model.config, n_pairs=model.config.n_pairs + 1)
 
 
+def go_on(base, found, config, device, log):
+    """Returns the Run that goes on from the base network, or from a refinement checkpoint."""
+    model = Refiner(ModelConfig(**base["model_config"])).to(device)
+    optimizer = Optimizer(model, config)
+    model.load_state_dict(base.get("training", base["model"]))
+    if "optimizer" in base:
+        optimizer.load_state_dict(base["optimizer"])
+    add_draft_pair(model, optimizer)
+    run = Run(config, model, optimizer, base["task_ids"], log)
+    run.step, run.extra = base["step"], dict(base=weights_hash(base))
+    if config.resume:
+        run.resume(found, found["path"])
+    elif found:
+        model.load_state_dict(found["model"])
+        optimizer.parts.clear()                # nothing is trained: `averaged` leaves the weights
+        run.step = found["step"]
+    return run
+
+
 # ------------------------------------------------------------------------------------------------
 # Drafts to learn from: of tasks that the base network never saw
 
@@ -142,8 +152,8 @@ def training_tasks(config, data, path):
     """Returns tasks whose test pairs the base network never trained on, with unique ids.
 
     With `holdout` these are the pairs that train.py kept out; else tasks of refine_train. None of
-    them may be known to the base network, or be asked in val or test: its draft would be the answer,
-    and teach to copy.
+    them may be known to the base network, or be asked in val or test: its draft would be the
+    answer, and teach to copy.
     """
     seen = set(data.banned)
     if config.holdout:
@@ -182,7 +192,7 @@ def training_tasks(config, data, path):
 
 
 def make_drafts(drafter, tasks, path):
-    """Returns drafts [(number of the task, of its test input, grid)]: wrong ones, and some right ones.
+    """Returns drafts [(number of the task, of its test input, grid)], most of them wrong.
 
     The network decodes the tasks that it fails in the plain view, and as many others.
     """
@@ -199,12 +209,13 @@ def make_drafts(drafter, tasks, path):
     for n, task in enumerate(tasks):
         for i, (_, answer) in enumerate(task.test):
             for grid in filter(drafter.fits, attempts.get((task.id, i), [])):
-                drafts.append((n, i, torch.tensor(grid)))
+                drafts.append((n, i, torch.tensor(grid.copy())))
                 wrong += not same(grid, answer)
     if not wrong:
         raise UserError(f"{path}: of {len(tasks)} tasks that it never saw it answers none wrong, "
-                        f"so there is nothing to learn from. More tasks: --refine_tasks (now "
-                        f"{config.refine_tasks}), or hold out more, such as --holdout=0/2; or an earlier checkpoint: --refine_from=")
+                        "so there is nothing to learn from. More tasks: --refine_tasks (now "
+                        f"{config.refine_tasks}), or hold out more, such as --holdout=0/2; or an "
+                        "earlier checkpoint: --refine_from=")
     log(f"drafts to learn from: {wrong} wrong, {len(drafts) - wrong} right; "
         f"{clock(time.time() - started)}")
     return drafts
@@ -285,7 +296,7 @@ def read_drafts(refiner, queries, drafts):
 
 
 def compare(queries, drafts, refined):
-    """Returns what became of drafts: exact grids and cells before and after, fixed, broken, near misses.
+    """Returns what became of drafts: exact grids and cells, before and after; fixed; broken.
 
     A query without a corrected grid keeps its draft.
     """
@@ -310,13 +321,14 @@ def compare(queries, drafts, refined):
 
 
 def validate(refiner, queries, guesses):
-    """Corrects the base network's answers to val in the plain view. Returns metrics."""
-    drafts = [prediction.grid for prediction in guesses]
-    refined = [p and p.grid for p in read_drafts(refiner, queries, drafts)]
-    m = compare(queries, drafts, refined)
+    """Corrects the base network's guesses at val's plain queries. Returns metrics."""
+    refined = read_drafts(refiner, queries, guesses)
+    refined = [prediction and prediction.grid for prediction in refined]
+    m = compare(queries, guesses, refined)
     refiner.log(f"  val: exact {m['single_before']:.1%} -> {m['single_after']:.1%}  cells "
                 f"{m['cells_before']:.1%} -> {m['cells_after']:.1%}  fixed {m['fixed']}  broken "
-                f"{m['broken']}  near misses {m['near_misses']}, {m['near_misses_fixed']} of them fixed")
+                f"{m['broken']}  near misses {m['near_misses']}, of them fixed "
+                f"{m['near_misses_fixed']}")
     return {**m, "exact": m["single_after"], "loss": 1 - m["cells_after"]}
 
 
@@ -353,9 +365,9 @@ def predict_and_score(drafter, refiner, tasks, step):
     grids = {(p.task, p.test): p.grid for p in base_predictions if p.view == 0}
     drafts = [grids[query.key] for query in plain]
     refined = [p and p.grid for p in read_drafts(refiner, plain, drafts)]
-    changed = [k for k, grid in enumerate(refined) if grid is not None and not same(grid, drafts[k])]
-    for k in changed[:3]:
-        log(show.picture(plain[k].task, plain[k].test, refined[k], "refined"))
+    rows = [row for row in zip(plain, drafts, refined) if row[2] is not None]
+    for query, _, grid in [row for row in rows if not same(row[2], row[1])][:3]:
+        log(show.picture(query.task, query.test, grid, "refined"))
     metrics = compare(plain, drafts, refined)
     without = score(tasks, first, votes_of(first))
     for name, found in (("before", base_scores), ("without_draft", without), ("after", scores)):
@@ -395,14 +407,15 @@ def load_base(config):
 
 
 def load_refined(config, base, path):
-    """Returns the refinement network's checkpoint with its path, or None where a new one is trained."""
+    """Returns the refinement network's checkpoint and its path; None to train a new one."""
     if config.init_from and not config.eval_only:
         raise UserError(f"init_from = {config.init_from!r}: the refiner starts from the network "
                         "that drafts, which --refine_from= names")
     if not (config.eval_only or config.resume):
         return None
     source = config.init_from or f"{config.out_dir}/ckpt.pt"
-    found = load_checkpoint(source, "Refiner", "run refine.py without --eval_only or --resume first")
+    cure = "run refine.py without --eval_only or --resume first"
+    found = load_checkpoint(source, "Refiner", cure)
     if found["base"] != weights_hash(base):
         raise UserError(f"{source}: learned to correct another network than {path} holds now; "
                         "train it anew with --overwrite")

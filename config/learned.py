@@ -1,3 +1,5 @@
-# Purpose: a learned vector for each index, as in nanoGPT. Model and data are the defaults of config/__init__.py.
-# Hardware: 2 CPU cores, about 5 minutes. Score (trained on an H200): 34.0 % exact of 450 held-out generated tasks, one view, mean of 3 seeds
+# Purpose: a learned vector for each index, as in nanoGPT. Model and data are the defaults of
+#   config/__init__.py.
+# Hardware: 2 CPU cores, about 5 minutes. Score (trained on an H200): 34.0 % exact of 450
+#   held-out generated tasks, one view, mean of 3 seeds
 encoding = "learned"

@@ -1,7 +1,9 @@
-# Purpose: infer a known family of 1D-ARC from three demonstrations, at full width; score it on the benchmark's file:
-#   python train.py config/oned_arc.py --test=1d-arc.json      (from github.com/khalil-research/1D-ARC, as one ARC JSON file)
-# Hardware: one H200 (shared with other runs), 3.5 minutes. Score: all of 721 real tasks, one view; so do quadtree, rope and rope2d,
-#   and onehot all but two (README). On a CPU: works, slowly.
+# Purpose: infer a known family of 1D-ARC from three demonstrations, at full width; score it on
+#   the benchmark's file, github.com/khalil-research/1D-ARC as one ARC JSON file:
+#   python train.py config/oned_arc.py --test=1d-arc.json
+# Hardware: one H200 (shared with other runs), 3.5 minutes. Score: all of 721 real tasks, one
+#   view; so do quadtree, rope and rope2d, and onehot all but two (README). On a CPU: works,
+#   slowly.
 encoding = "rope3d"
 oned_max_width = 93
 oned_lift = 0.0

@@ -1,4 +1,5 @@
-# Purpose: does everything run? A tiny network on generated tasks, from training to submission.json.
+# Purpose: does everything run? A tiny network on generated tasks, from training to
+#   submission.json.
 # Hardware: any CPU, 10 s. Score: none to speak of (it does not learn anything in 60 steps).
 n_layer = 2
 n_embd = 32

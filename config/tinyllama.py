@@ -1,5 +1,6 @@
-# Purpose: TinyLlama-1.1B's exact shape (arXiv 2401.02385: 22 layers x 2048, 32 heads, 4 KV heads, MLP 5632) on ARC; with 14 tokens
-#   instead of 32,000 its matrices hold 0.97B parameters. Hardware: one GPU of 80 GB. Not trained here; lower --micro_tokens to fit.
+# Purpose: TinyLlama-1.1B's exact shape (arXiv 2401.02385: 22 layers x 2048, 32 heads, 4 KV
+#   heads, MLP 5632) on ARC; with 14 tokens instead of 32,000 its matrices hold 0.97B
+#   parameters. Hardware: one GPU of 80 GB. Not trained here; lower --micro_tokens to fit.
 train = "arc1:training+arc2:training"
 val = "arc1:training#100"
 test = "arc1:evaluation"

@@ -1,5 +1,6 @@
-# Purpose: TinyLlama's recipe at ARC size: its proportions (head size 64, 8 heads to a KV head, MLP 2.75 x C), one rotary axis, AdamW
-#   with betas 0.9 and 0.95, decay 0.1, clip 1. Hardware: one GPU. Not trained here.
+# Purpose: TinyLlama's recipe at ARC size: its proportions (head size 64, 8 heads to a KV head,
+#   MLP 2.75 x C), one rotary axis, AdamW with betas 0.9 and 0.95, decay 0.1, clip 1. Hardware:
+#   one GPU. Not trained here.
 train = "arc1:training+arc2:training"
 val = "arc1:training#100"
 test = "arc1:evaluation"

@@ -22,12 +22,12 @@ import torch.nn.functional as F
 import model as network
 from arc.leaks import task_key
 from arc.tasks import load_data
-from engine.batches import FromTasks, Generated, Segments
+from engine.batches import Segments
 from engine.cuda_graphs import run_steps
 from engine.devices import autocast, pick_device
 from engine.optim import Optimizer
 from engine.runs import model_config, task_rows
-from train import ForwardBackward, choose_canvas
+from train import ForwardBackward, choose_canvas, make_stream
 
 KINDS = {                                      # of kernels; a name holds one of these
     "attention": ("flash", "attention"),
@@ -67,11 +67,8 @@ class Bench:
         task_ids = []
         if config.task_embed:
             task_ids = [(task.id, task_key(task)) for task in data.train]
-        if data.generated:
-            self.stream = Generated(config, data.families, data.banned)
-        else:
-            rows = task_rows(task_ids, data.train)
-            self.stream = FromTasks(data.train, config, rows, self.device, data.protected)
+        rows = task_rows(task_ids, data.train)
+        self.stream = make_stream(config, data, rows, self.device)
         canvas = choose_canvas(config, data, None)
         n_tasks = len(task_ids) + 1 if task_ids else 0
         self.model = network.GPT(model_config(config, canvas, n_tasks)).to(self.device)

@@ -42,7 +42,7 @@ def run(knobs, jobs, options):
     values = [str(value) for value in knobs.values() if value != ""]
     folder = RUNS / "_".join(values)
     command = ["train.py", "config/quadtree.py", f"--out_dir={folder}", "--overwrite", "--views=1",
-               *as_options(knobs), *options]
+               *options, *as_options(knobs)]
     env = {**os.environ, "OMP_NUM_THREADS": str(max(1, os.cpu_count() // jobs))}
     if torch.cuda.device_count() > 1:
         env["CUDA_VISIBLE_DEVICES"] = str(next(TURN) % torch.cuda.device_count())

@@ -1,18 +1,16 @@
-"""Does the refinement network earn its place? refine.py beside its controls, on generated tasks.
+"""Does refinement earn its place? refine.py beside more of train.py, on generated tasks.
 
     python results/refine.py main                                       # seeds 1, 2, 3
-    python results/refine.py synthetic one_loop more_training           # controls, seed 1
     python results/refine.py main more_training --seeds=1,2,3
 
-A name is an arm below. Each runs train.py, then refine.py, both with config/quadtree.py. Other
+A name is an arm below. `main` runs train.py, then refine.py, both with config/quadtree.py. Its
+record also holds the scores of answers without a draft (pass2_without_draft). more_training is the
+base network's run with its end 2,000 steps later: as many steps as refine.py takes. Other
 --key=value go to both scripts. Base networks are trained once, in out/refine_arms/base_SEED.
+Writes results/refine/ARM.json.
 
-`main` also holds the votes weighted by ratings alone, without corrections (pass1_ranked,
-pass2_ranked). more_training is the base network's run with its end 2,000 steps later, which takes
-less time than main's refinement. Writes results/refine/ARM.json.
-
-Two arms of the tables need knobs that are gone: blind (refine_draft=False) and in_sample
-(refine_train=seen). The code of commit 6ca3cde has them.
+The tables of results/refine.md are of older designs. The code of commit 6ca3cde has them and their
+controls: blind (refine_draft=False), in_sample (refine_train=seen), synthetic and one_loop.
 """
 import json
 import sys
@@ -21,9 +19,7 @@ from runs import HERE, ROOT, as_options, read_command, read_json, run_script
 
 ARMS = {                                       # name: the knobs of refine.py that differ
     "main": {},
-    "synthetic": dict(refine_corrupt=1.0, refine_right=0.0),   # damaged answers only
-    "one_loop": dict(refine_loops=1),
-    "more_training": None,                     # no refiner: a longer base run
+    "more_training": None,                     # no refine.py: a longer base run
 }
 RUNS = ROOT / "out" / "refine_arms"            # where the runs leave their files
 WARMUP = 48                                    # steps: two percent of the base network's 2,400

@@ -492,7 +492,7 @@ def test_demonstrations_that_do_not_fit_are_counted(run, tmp_path, monkeypatch):
     run(out="parts", resume=True, **knobs)
     found = []
     for name in ("whole", "parts"):
-        pattern = r"^(\d+) demonstrations did not fit max_len = 140 in training$"
+        pattern = r"^(\d+) demonstrations did not fit max_len = 140$"
         count, = re.findall(pattern, log_of(tmp_path / name), re.M)
         assert int(count) == checkpoint(tmp_path / name)["dropped_demos"]
         found.append(int(count))
