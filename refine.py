@@ -179,7 +179,7 @@ def training_tasks(config, data, path):
     usable = []
     for task in tasks:
         known = [pair for pair in task.test if pair[1] is not None]
-        if known and (task.train or not config.demos or config.task_embed):
+        if known and task.train:               # else nothing told the network its rule
             usable.append(task._replace(test=known))
         if any(pair_key(*pair) in seen for pair in known):
             raise UserError(f"{path}: task {task.id} has a query that this network trained on, or "

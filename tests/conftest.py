@@ -1,4 +1,7 @@
-"""Helpers of all tests. ARC_DATA=folder says where the real tasks are; tests that need them skip without it."""
+"""Helpers of all tests.
+
+ARC_DATA=folder says where the real tasks are; tests that need them skip without it.
+"""
 import json
 import os
 import sys
@@ -7,23 +10,24 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import numpy as np                                             # noqa: E402
-import pytest                                                  # noqa: E402
-import torch                                                   # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
-import train                                                   # noqa: E402
-from arc.task import Task                                      # noqa: E402
-from arc.tokens import VOCAB                                   # noqa: E402
-from arc.views import IDENTITY                                 # noqa: E402
-from engine.batches import DocumentPlan, Pairs, build_documents, gather    # noqa: E402
-from model import GPT, ModelConfig                             # noqa: E402
-from positions.index import build                              # noqa: E402
+import train  # noqa: E402
+from arc.task import Task  # noqa: E402
+from arc.tokens import VOCAB  # noqa: E402
+from arc.views import IDENTITY  # noqa: E402
+from engine.batches import DocumentPlan, Pairs, build_documents, gather  # noqa: E402
+from model import GPT, ModelConfig  # noqa: E402
+from positions.index import build  # noqa: E402
 
-torch.set_num_threads(1)                                       # networks this small gain nothing from a second
+torch.set_num_threads(1)                       # networks this small gain nothing from a second
 
 # Knobs of a run that takes a tenth of a second.
-TINY = dict(device="cpu", n_layer=1, n_embd=32, n_head=2, n_kv_head=1, n_mlp=32, max_len=320, batch_tokens=640, max_answer=40,
-            max_steps=2, views=2, oned_families="1d_fill", oned_eval=2, oned_max_width=9)
+TINY = dict(device="cpu", n_layer=1, n_embd=32, n_head=2, n_kv_head=1, n_mlp=32, max_len=320,
+            batch_tokens=640, max_answer=40, max_steps=2, views=2, oned_families="1d_fill",
+            oned_eval=2, oned_max_width=9)
 
 
 def flags(**knobs):
@@ -32,7 +36,7 @@ def flags(**knobs):
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """run(out="a", key=value) is train.main with the knobs of TINY and these, in tmp_path/a. -> metrics."""
+    """run(out="a", key=value) is train.main with the knobs of TINY and these, in tmp_path/a."""
     monkeypatch.chdir(ROOT)
 
     def run(*args, out="run", **knobs):
@@ -71,7 +75,7 @@ def equal(a, b):
     return a == b
 
 
-# --------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 # Tasks
 
 def grid(rows):
@@ -95,15 +99,21 @@ def random_grid(rng, most=4):
 def flip_tasks(count, demos=3, seed=0, most=4):
     """Small random grids, each mirrored from left to right."""
     rng = np.random.default_rng(seed)
-    pairs = [[(g, g[:, ::-1].copy()) for g in (random_grid(rng, most) for _ in range(demos + 1))] for _ in range(count)]
-    return [Task(f"flip{i}", p[:demos], p[demos:]) for i, p in enumerate(pairs)]
+    tasks = []
+    for i in range(count):
+        grids = [random_grid(rng, most) for _ in range(demos + 1)]
+        pairs = [(grid, grid[:, ::-1].copy()) for grid in grids]
+        tasks.append(Task(f"flip{i}", pairs[:demos], pairs[demos:]))
+    return tasks
 
 
 def raw(task):
     """A task as ARC's JSON has it."""
-    side = lambda g: None if g is None else g.tolist()
-    return {part: [{key: side(g) for key, g in zip(("input", "output"), pair) if g is not None} for pair in pairs]
-            for part, pairs in (("train", task.train), ("test", task.test))}
+    def sides(pair):
+        named = zip(("input", "output"), pair)
+        return {name: grid.tolist() for name, grid in named if grid is not None}
+    return {"train": [sides(pair) for pair in task.train],
+            "test": [sides(pair) for pair in task.test]}
 
 
 def write_tasks(path, tasks):
@@ -111,7 +121,7 @@ def write_tasks(path, tasks):
     return path
 
 
-# --------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 # Networks and batches
 
 def tiny_config(**changes):
@@ -121,12 +131,13 @@ def tiny_config(**changes):
 
 
 def filled_model(config, seed=0):
-    """A network with lively weights that come from numpy, so that they are the same with every version of torch."""
+    """A network with lively weights from numpy: the same with every version of torch."""
     rng, model = np.random.RandomState(seed), GPT(config)
     with torch.no_grad():
         for p in model.parameters():
             values = rng.standard_normal(p.shape)
-            p.copy_(torch.from_numpy(1 + values / 10 if p.ndim == 1 else values * 1.5 / p.shape[1] ** 0.5))
+            values = 1 + values / 10 if p.ndim == 1 else values * 1.5 / p.shape[1] ** 0.5
+            p.copy_(torch.from_numpy(values))
         model.head.weight.mul_(3)
     return model
 
@@ -146,7 +157,7 @@ def batch_of(tasks, prompt_only=False, static=None):
 
 
 def parameters(config, encoding):
-    """Number of parameters of a network, worked out by hand; `encoding` of them in its positions."""
+    """Number of parameters of a network, by hand; `encoding` of them in its positions."""
     C, hs = config.n_embd, config.n_embd // config.n_head
     attention = 2 * C * C + 2 * C * config.n_kv_head * hs
     tables = (VOCAB + 2 * config.n_pairs + config.n_tasks + config.n_views) * C

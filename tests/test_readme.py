@@ -17,13 +17,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from packaging.requirements import Requirement                 # comes with pytest
 
 import arc.tasks
 import train
 from arc import show
-from arc.tasks import check_grid
+from arc.tasks import check_grid, load_data
 from arc.tokens import NAMES, encode_pair
-from config import Config, UserError, load_config
+from config import Config, load_config
 from conftest import ROOT, TINY, flags, flip_tasks, write_tasks
 from engine.optim import OPTIMIZERS
 from positions.index import ENCODINGS, build
@@ -161,6 +162,34 @@ def test_the_tree_is_the_tree():
     folders = {f"{path.parent.name}/" for path in ROOT.glob("*/*.py")
                if not path.parent.name.startswith((".", "__"))}
     assert folders - {"out/"} <= named
+
+
+def test_names_of_the_code_that_the_page_uses_exist():
+    """Those of the tree are defined in its files; those of "One life" stand in the code."""
+    files = README.split("## Files")[1]
+    tree, life = files.split("```")[1], files.split("```")[3]
+    for name, line in re.findall(r"^(\w+\.py) +.*: (.*)$", tree, re.M):
+        defined = re.findall(r"^(?:def|class) (\w+)", (ROOT / name).read_text(), re.M)
+        assert set(line.split(", ")) <= set(defined), name
+    modules = [path for room in (".", "arc", "engine") for path in (ROOT / room).glob("*.py")]
+    words = {word for path in modules for word in re.findall(r"\w+", path.read_text())}
+    names = set(re.findall(r"\b[A-Z][a-z]+\w*|\b[a-z]+_[a-z_]+", life))
+    assert len(names) >= 10 and names <= words, names - words
+
+
+def test_the_packaging_agrees_with_itself():
+    """pyproject.toml, requirements.txt, CITATION.cff and the page."""
+    tomllib = pytest.importorskip("tomllib")   # Python 3.11
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert f"version: {project['version']}\n" in (ROOT / "CITATION.cff").read_text()
+    extras = ", ".join(f"`{name}`" for name in project["optional-dependencies"])
+    assert f"extras {extras}." in flat(README)
+    pinned = {Requirement(line).name: Requirement(line).specifier
+              for line in (ROOT / "requirements.txt").read_text().split()}
+    for text in project["dependencies"]:
+        wanted = Requirement(text)
+        (version,) = [pin.version for pin in pinned[wanted.name]] or [None]
+        assert version is None or version in wanted.specifier
 
 
 def count_tokens(path):
@@ -526,6 +555,12 @@ def test_the_output_of_the_first_command_is_what_was_recorded():
     val = [m for m in records if m["kind"] == "val"][-1]
     test = stored_test("headline/seed1.jsonl")
     shown = README.split("It prints:\n```")[1].split("```")[0]
+    config, _ = load_config(["config/quadtree.py"])
+    data, lines = load_data(config), []
+    assert f"\n{data.lines[0]}\n" in shown
+    canvas = train.choose_canvas(config, data, None)
+    train.announce(data, train.GPT(train.model_config(config, canvas, 0)), lines.append)
+    assert f"\n{lines[-1]}\n" in shown and lines[-1].startswith("model: ")
     assert f"loss {first['loss']:.4f}  lr {first['lr']:.2e}" in shown
     assert f"norm {first['norm']:5.2f}  {first['ms']:6.1f} ms" in shown
     assert f"val: loss {val['loss']:.4f}  cells {val['cells']:.1%}" in shown
