@@ -135,7 +135,7 @@ def test_the_answer_may_have_another_shape_than_the_draft():
 
 
 def test_it_learns_to_repair_errors_it_has_never_seen():
-    """One cell of each answer is repainted; other tasks, other colors and places than in training."""
+    """One cell of each answer is repainted; other tasks, colors and places than in training."""
     def planted(seed, count):
         rng, queries = np.random.default_rng(seed), []
         for task in refine_tasks(seed, count):
