@@ -53,13 +53,13 @@ def draw_color(rng, *taken):
 
 
 def draw_block(rng, n, shortest, longest, free=1):
-    """Returns start and length of a block with at least `free` free cells on its right."""
+    """Returns (start, length) of a block with at least `free` free cells on its right."""
     length = draw_int(rng, shortest, longest)
     return draw_int(rng, 0, n - length - free), length
 
 
 def draw_mover(rng, n):
-    """Returns a block that can move right by three, or up to a pivot in the last cell."""
+    """Returns (start, length) of a block that can move three cells right, or to a pivot there."""
     free = min(4, n // 2)
     return draw_block(rng, n, 3, n - free, free)
 
@@ -207,7 +207,7 @@ def pcopy(rng, n, colors, mixed):
 
 
 def recolor(blocks, colors, number):
-    """Returns blocks in the first color, and in colors[number(length)]."""
+    """Returns blocks in the first of `colors`, and each in colors[number(length)]."""
     before = [(start, length, colors[0]) for start, length in blocks]
     return before, [(start, length, colors[number(length)]) for start, length in blocks]
 
@@ -289,14 +289,14 @@ def two_parities(rows):
 
 
 class Family(NamedTuple):
-    draw_row: object
+    draw_row: object                           # a function, see the top of this file
     narrowest: int                             # width with enough different rows for PAIRS pairs
     shown_if_tested: list = []                 # cases that demonstrations show if the query does
     always_shown: list = []                    # cases that demonstrations show in every task
     widest: int = WIDEST
     unit: int = 1                              # the width is a multiple of it
-    always_up_to: int = 0                      # widths that are drawn whatever is asked for: val
-    #                                            and test would use up a family of few rows
+    always_up_to: int = 0                      # narrower requests still draw widths up to this, so
+    #                                            that val and test do not use up all there is
 
 
 FAMILIES = {
