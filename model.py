@@ -48,7 +48,7 @@ class AttentionContext(NamedTuple):
     cache: object = None                       # Cache, and the place of each token in it:
     document: object = None                    # (T,): which document
     index: object = None                       # (T,): which one of its document's tokens
-    bias: object = None                        # a decode step: (B, 1, 1, capacity), 0 or -inf
+    mask: object = None                        # a decode step: (B, 1, 1, capacity), 0 or -inf
 
 
 class Cache:
@@ -104,18 +104,20 @@ def has_flash_attention(device, dtype):
 
 
 def attend(q, k, v, context, layer):
-    """Attention of each token over its own document.
+    """Attention of each token over its own document, in one of three ways.
 
-    q: (T, nh, hs), k and v: (T, n_kv, hs). Returns (T, nh, hs).
+    A decode step reads the cache, under a mask. With flash attention one kernel serves documents of
+    any length. Elsewhere there is a loop over documents. q: (T, nh, hs), k and v: (T, n_kv, hs).
+    Returns (T, nh, hs).
     """
     if context.cache is not None:
         context.cache.write(layer, context.document, context.index, k, v)
-    if context.bias is not None:
+    if context.mask is not None:
         # a decode step: one token a document, against the cache; heads that share a key are
         # queries of that key
         k, v = context.cache.read(layer)                                # (B, n_kv, capacity, hs)
         q = q.unflatten(1, (k.shape[1], -1))                            # (B, n_kv, group, hs)
-        return F.scaled_dot_product_attention(q, k, v, context.bias).flatten(1, 2)
+        return F.scaled_dot_product_attention(q, k, v, context.mask).flatten(1, 2)
     if has_flash_attention(q.device, q.dtype):
         options = dict(window_size=(-1, 0))                             # no token sees later ones
         if "enable_gqa" in VARLEN_OPTIONS:                              # torch >= 2.12
@@ -125,7 +127,7 @@ def attend(q, k, v, context, layer):
             k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
         ends = context.cu_seqlens
         return varlen_attn(q, k, v, ends, ends, context.max_len, context.max_len, **options)
-    # elsewhere a loop over documents: no padding and no mask
+    # no padding and no mask
     lengths = [b - a for a, b in zip(context.cu_seqlens, context.cu_seqlens[1:])]
     heads_first = [x.transpose(0, 1)[None].split(lengths, dim=2) for x in (q, k, v)]
     out = []
@@ -253,13 +255,13 @@ class GPT(nn.Module):
         device, dtype = x.device, x.dtype
         if torch.is_autocast_enabled(device.type):
             dtype = torch.get_autocast_dtype(device.type)
-        document = bias = None
+        document = mask = None
         if cache is not None:                  # where each token's keys and values are kept
             document = torch.arange(cache.B, device=device)
         if cu_seqlens is None:                 # a decode step sees no further than its own token
             unseen = torch.arange(cache.capacity, device=device) > coords[:, :1]
-            bias = torch.zeros_like(unseen, dtype=dtype).masked_fill(unseen, -torch.inf)
-            bias = bias[:, None, None]         # (B, 1, 1, capacity)
+            mask = torch.zeros_like(unseen, dtype=dtype).masked_fill(unseen, -torch.inf)
+            mask = mask[:, None, None]         # (B, 1, 1, capacity)
         elif cache is not None:
             lengths = cu_seqlens.diff()
             document = torch.repeat_interleave(document, lengths, output_size=len(x))    # (T,)
@@ -269,7 +271,7 @@ class GPT(nn.Module):
         angles = self.encoding.angles(coords)
         rotary = None if angles is None else rotary_tables(angles)
         context = AttentionContext(cu_seqlens, rotary, self.config.max_len, cache, document,
-                                   coords[:, 0], bias)
+                                   coords[:, 0], mask)
         x = x.to(dtype)                        # the residual stream too: half the bytes of a norm
         for block in self.blocks:
             x = block(x, context)
@@ -327,13 +329,13 @@ def generate(model, prompts, max_new_tokens, temperature=0.0, run_steps=run_step
     finished = torch.zeros(B, dtype=torch.bool, device=device)
     rows = torch.arange(B, device=device)      # the documents that are still decoded
     alive = torch.ones(B, dtype=torch.bool, device=device)
-    count = torch.zeros(1, dtype=torch.long, device=device)             # tokens answered
+    n_answered = torch.zeros(1, dtype=torch.long, device=device)             # tokens answered
     cache = Cache(B, longest)
     logits = model(prompts.tokens, prompts.coords, cu_seqlens, prompts.task_view, cache)[last]
     # the token that each document read last, and where it stands
     token, cursor, task_view = prompts.tokens[last], prompts.coords[last], prompts.task_view[last]
 
-    def read(logits):
+    def pick_next(logits):
         """Takes each document's next token, in place: a recorded step goes on where it ended."""
         logp = logits.float().log_softmax(-1)                           # (B, V)
         moved = advance(cursor, token, keep_table, step_table)
@@ -343,17 +345,17 @@ def generate(model, prompts, max_new_tokens, temperature=0.0, run_steps=run_step
         else:
             token.copy_(torch.multinomial((logp / temperature).softmax(-1), 1)[:, 0])
         # kept for those that are still decoded
-        answers[rows, count] = torch.where(alive, token, END)
-        logprobs[rows, count] = torch.where(alive, logp.gather(1, token[:, None])[:, 0], 0)
+        answers[rows, n_answered] = torch.where(alive, token, END)
+        logprobs[rows, n_answered] = torch.where(alive, logp.gather(1, token[:, None])[:, 0], 0)
         finished[rows] |= alive & (token == END)
         # on with those that may still become a grid on the canvas, within their limits
         is_grid = (token < START) | (token == ROW)
         position = advance(cursor, token, keep_table, step_table)[:, 2:]
         inside = (position < model.config.canvas).all(-1)
-        alive.logical_and_(is_grid & inside & (count + 1 < limits[rows]))
-        count.add_(1)
+        alive.logical_and_(is_grid & inside & (n_answered + 1 < limits[rows]))
+        n_answered.add_(1)
 
-    read(logits)
+    pick_next(logits)
     done = 1
     chunk = 8 if device.type == "cpu" else 32  # steps between two looks at who is left
     while done < most and (left := int(alive.sum())):
@@ -363,7 +365,7 @@ def generate(model, prompts, max_new_tokens, temperature=0.0, run_steps=run_step
             alive = alive[alive]
         steps = min(chunk, most - done)
         cache.reserve(min(longest + done + steps, model.config.max_len))
-        run_steps(lambda: read(model(token, cursor, None, task_view, cache)), steps, device)
+        run_steps(lambda: pick_next(model(token, cursor, None, task_view, cache)), steps, device)
         done += steps
 
     return to_answers(answers, logprobs, finished)

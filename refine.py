@@ -66,7 +66,7 @@ def main(argv=None):
 
     # ---- model, optimizer, resume
     run = go_on(base, found, config, device, log)
-    for old in stale:                          # all is well: now, and not before, they may go
+    for old in stale:                          # set-up succeeded: delete the old run's files
         old.unlink()
     log(f"device: {device.type} ({why}); torch {torch.__version__}")
     for line in data.lines:
@@ -84,7 +84,7 @@ def main(argv=None):
         run.extra["drafts"] = found["drafts"] if found else make_drafts(drafter, tasks, path)
         drafts = Drafts(run.extra["drafts"], tasks, data.banned, drafter)
         plain = [query for query in make_queries(data.val, 1, config) if query.answer is not None]
-        guesses = [p.grid for p in drafter.answer(plain)[0]] if plain else []
+        guesses = [p.grid for p in drafter.predict_queries(plain)[0]] if plain else []
         fit(run, Alternating(data, drafts, rows),
             (lambda: validate(refiner, plain, guesses)) if plain else None)
         metrics["train_minutes"] = run.seconds / 60
@@ -212,8 +212,8 @@ def make_drafts(drafter, tasks, path):
                 drafts.append((n, i, torch.tensor(grid.copy())))
                 wrong += not same(grid, answer)
     if not wrong:
-        raise UserError(f"{path}: of {len(tasks)} tasks that it never saw it answers none wrong, "
-                        "so there is nothing to learn from. More tasks: --refine_tasks (now "
+        raise UserError(f"{path}: of {len(tasks)} tasks that it never saw it answers none with a "
+                        "wrong grid, so there is nothing to learn from. More: --refine_tasks (now "
                         f"{config.refine_tasks}), or hold out more, such as --holdout=0/2; or an "
                         "earlier checkpoint: --refine_from=")
     log(f"drafts to learn from: {wrong} wrong, {len(drafts) - wrong} right; "
@@ -273,10 +273,10 @@ class Alternating:
         else:
             device = drafts.set.pairs.tokens.device
             self.fresh = FromTasks(data.train, config, rows, device, data.protected)
-        self.store = self.fresh.store
+        self.device_pairs = self.fresh.device_pairs
 
-    def stream(self, start, workers):
-        for step, fresh in enumerate(self.fresh.stream(start, workers), start):
+    def steps(self, start, workers):
+        for step, fresh in enumerate(self.fresh.steps(start, workers), start):
             yield self.drafts.step(step) if step % 2 else fresh
 
 
@@ -290,7 +290,7 @@ def read_drafts(refiner, queries, drafts):
     answers = [None] * len(queries)
     if asked:
         reading = [queries[k]._replace(draft=drafts[k], proposal=drafts[k]) for k in asked]
-        for k, prediction in zip(asked, refiner.answer(reading)[0]):
+        for k, prediction in zip(asked, refiner.predict_queries(reading)[0]):
             answers[k] = prediction
     return answers
 

@@ -46,7 +46,8 @@ def main(argv=None):
     source = f"{config.out_dir}/ckpt.pt" if config.resume else config.init_from
     checkpoint = open_checkpoint(config, source) if source else None
 
-    # ---- data: tasks after the leak guard. Row 0 of the task embedding is for tasks never seen
+    # ---- data: tasks after the leak guard. Row 0 of the task embedding stands for tasks never
+    # seen; it is trained where documents have demonstrations, too
     data = load_data(config)
     # a task is known by its id and its demonstrations: files may change
     task_ids = [(task.id, task_key(task)) for task in data.train] if config.task_embed else []
@@ -69,7 +70,7 @@ def main(argv=None):
     # ---- fit
     stream = make_stream(config, data, rows, device)
     predictor = Predictor(model, config, rows, device, log)    # teacher forcing, decoding
-    for path in stale:                         # all is well: now, and not before, an old run may go
+    for path in stale:                         # set-up succeeded: delete the old run's files
         path.unlink()
     log(f"device: {device.type} ({why}); torch {torch.__version__}{describe_step(config, device)}")
     announce(data, model, log)
@@ -95,14 +96,14 @@ def main(argv=None):
 def fit(run, stream, validate=None):
     """Trains from run.step to max_steps; logs, validates and saves on the way. Also for refine.py.
 
-    stream.stream(step, workers) gives the TrainingSteps from a step on. validate() returns metrics
+    stream.steps(step, workers) gives the TrainingSteps from a step on. validate() returns metrics
     with `exact` and `loss`. After Ctrl-C it saves and exits with 130.
     """
     config, model, optimizer, device = run.config, run.model, run.optimizer, run.device
     forward_backward = ForwardBackward(config, model, stream, device)
     # processes that prepare the next steps meanwhile
     workers = config.workers if config.workers >= 0 else 4 if device.type == "cuda" else 0
-    steps = iter(stream.stream(run.step, workers))
+    steps = iter(stream.steps(run.step, workers))
     micro_tokens = config.micro_limit()        # tokens at once; halved when memory runs out
     # (over all outputs, over the queries' outputs), and a norm: they stay on the device
     losses, grad_norm = torch.zeros(2), torch.zeros(())
@@ -173,7 +174,7 @@ class ForwardBackward:
     def __call__(self, step, micro_tokens):
         """Leaves gradients. Returns the mean loss over all outputs and over the queries', (2,)."""
         # pairs from files are on the device already; generated ones come with the step
-        pairs = self.stream.store if step.pairs is None else step.pairs.to(self.device)
+        pairs = self.stream.device_pairs if step.pairs is None else step.pairs.to(self.device)
         documents = step.documents
         # how many tokens of all outputs, and of the queries' outputs, are to be predicted
         targets = [documents.count_targets(), documents.count_targets(QUERY)]
@@ -214,7 +215,7 @@ def validate(predictor, queries, step):
     predictor.log(f"  val: {'  '.join(parts)}")
     # another query each time
     shown = queries[7 * (step // predictor.config.eval_every) % len(queries)]
-    (prediction,), _ = predictor.answer([shown._replace(proposal=None)])
+    (prediction,), _ = predictor.predict_queries([shown._replace(proposal=None)])
     predictor.log(show.picture(shown.task, shown.test, prediction.grid, "prediction") + "\n")
     return metrics
 
@@ -229,7 +230,8 @@ def judge_answers(predictor, queries):
     if unfit:
         c = predictor.config
         predictor.log(f"  {unfit} of {len(queries)} known answers do not fit max_answer = "
-                      f"{c.max_answer} or max_len = {c.max_len}: they count as wrong")
+                      f"{c.max_answer} or max_len = {c.max_len}: `exact` counts them as wrong, "
+                      "`loss` and `cells` leave them out")
     names = [query.task.id for query in queries]
     return {
         # over all tokens of the answers

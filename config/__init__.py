@@ -57,8 +57,8 @@ class Config:
     max_len: int = knob(1024, "tokens of a document; demonstrations that do not fit are dropped", 8)
     max_answer: int = knob(128, "tokens kept free for an answer; a longer one has failed", 2)
     canvas: int = knob(0, "side of the square of positions, a power of two; 0: what fits", 0)
-    oversample: float = knob(1.0, "times as often are demonstrations of val and test shown, where "
-                             "task_embed trains on them", 0.01, 1000)
+    oversample: float = knob(1.0, "how many times as often demonstrations of val and test are "
+                             "shown, where task_embed trains on them", 0.01, 1000)
     downweight_above: int = knob(0, "tokens; a longer document is kept with probability "
                                  "downweight_above / length; 0: all are", 0)
     holdout: str = knob("", "\"0/8\" keeps an eighth of the pairs, by hash, out of training for "
@@ -83,7 +83,7 @@ class Config:
 
     # -- optimisation
     optimizer: str = knob("muon_schedulefree", "or schedulefree, adamw, muon")
-    learning_rate: float = knob(1e-2, "of AdamW; Muon's updates are scaled to the same size")
+    learning_rate: float = knob(1e-2, "peak rate of both parts: Muon's updates have AdamW's size")
     max_steps: int = knob(2400, "steps of batch_tokens", 0)
     batch_tokens: int = knob(1536, "tokens a step, in whole documents; on `oned` many small steps "
                              "beat few large ones", 1)

@@ -20,8 +20,8 @@ from arc.views import IDENTITY, SYMMETRIES, fixed_colors, random_colors, transfo
 from config import UserError
 
 IGNORE = -100                                  # cross_entropy's label for "no target here"
-ROUND = 16                                     # full batches have a multiple of so many documents
-DEMO, QUERY = 1, 2                             # kinds of segments; 0: nothing of it is a target
+DOCUMENT_MULTIPLE = 16                         # padded batches have a multiple of so many documents
+DEMO, QUERY = 1, 2                             # kinds of slices; 0: nothing of it is a target
 
 
 def send(tensor, device):
@@ -58,7 +58,7 @@ class Pairs:
         return self
 
 
-class Segments(NamedTuple):
+class PairSlices(NamedTuple):
     """The S pieces of `Pairs` that documents are made of, in the order of documents. (S,) each."""
     start: np.ndarray                          # in Pairs.tokens
     length: np.ndarray                         # tokens
@@ -71,45 +71,45 @@ class Segments(NamedTuple):
 
 class Documents(NamedTuple):
     """D documents on the host."""
-    segments: Segments
+    slices: PairSlices
     colors: np.ndarray                         # (D, 14): the color permutation
     task_view: np.ndarray                      # (D, 2): row of the task embedding, symmetry
 
     def lengths(self):
         """Returns the tokens of each document, (D,)."""
-        s = self.segments
+        s = self.slices
         return np.bincount(s.document, s.length, len(self.task_view)).astype(int)
 
     def count_targets(self, kind=None):
         """Returns the number of target tokens: of all outputs, or of those of one kind."""
-        s = self.segments
+        s = self.slices
         chosen = s.kind > 0 if kind is None else s.kind == kind
         return int(s.targets[chosen].sum())
 
     def answer_lengths(self):
         """Returns how many tokens the query's output has in each document, (D,)."""
-        return self.segments.targets[self.segments.kind == QUERY]
+        return self.slices.targets[self.slices.kind == QUERY]
 
     def cut_answers(self, kept):
         """Returns the documents with only the first kept (D,) tokens of their query's output."""
-        length, targets = self.segments.length.copy(), self.segments.targets.copy()
-        query = self.segments.kind == QUERY
+        length, targets = self.slices.length.copy(), self.slices.targets.copy()
+        query = self.slices.kind == QUERY
         length[query] -= self.answer_lengths() - kept
         targets[query] = kept
-        return self._replace(segments=self.segments._replace(length=length, targets=targets))
+        return self._replace(slices=self.slices._replace(length=length, targets=targets))
 
     def take(self, which):
         """Returns the documents numbered `which`, renumbered."""
         if len(which) == 0:
             order = np.zeros(0, int)
         else:
-            bounds = np.searchsorted(self.segments.document, [which, np.add(which, 1)]).T
+            bounds = np.searchsorted(self.slices.document, [which, np.add(which, 1)]).T
             order = np.concatenate([np.arange(*bound) for bound in bounds])
         number = np.full(len(self.task_view), -1)
         number[which] = np.arange(len(which))
-        segments = Segments(*(column[order] for column in self.segments))
-        segments = segments._replace(document=number[segments.document])
-        return Documents(segments, self.colors[which], self.task_view[which])
+        slices = PairSlices(*(column[order] for column in self.slices))
+        slices = slices._replace(document=number[slices.document])
+        return Documents(slices, self.colors[which], self.task_view[which])
 
 
 class DocumentPlan(NamedTuple):
@@ -133,10 +133,10 @@ def build_documents(pairs, plans):
             start = pairs.start[p, plan.symmetry]
             rows.append((start, length, d, k, first_index, kind, targets))
             first_index += length
-    columns = np.array(rows, np.int64).reshape(-1, len(Segments._fields)).T
+    columns = np.array(rows, np.int64).reshape(-1, len(PairSlices._fields)).T
     colors = np.array([plan.colors for plan in plans], np.int64)
     task_view = np.array([(plan.task_row, plan.symmetry) for plan in plans], np.int64)
-    return Documents(Segments(*columns), colors, task_view)
+    return Documents(PairSlices(*columns), colors, task_view)
 
 
 def fit_demos(lengths, query, limit):
@@ -190,21 +190,21 @@ class Batch(NamedTuple):
 def pad(documents, capacity, max_len):
     """Returns (documents, lengths) filled up to `capacity` tokens with documents that are ignored.
 
-    Those have at most max_len tokens; empty ones make the number a multiple of ROUND, so that
-    compiled and recorded steps see few shapes.
+    Those have at most max_len tokens; empty ones make their number a multiple of
+    DOCUMENT_MULTIPLE, so that compiled and recorded steps see few shapes.
     """
     lengths = documents.lengths()
     filler = [min(max_len, capacity - a) for a in range(lengths.sum(), capacity, max_len)]
     D = len(lengths)
-    empty = -(D + len(filler)) % ROUND
+    empty = -(D + len(filler)) % DOCUMENT_MULTIPLE
     rows = [(0, length, D + i, 0, 0, 0, 0) for i, length in enumerate(filler)]
-    more = np.array(rows, np.int64).reshape(-1, len(Segments._fields)).T
-    columns = [np.concatenate(both) for both in zip(documents.segments, more)]
+    more = np.array(rows, np.int64).reshape(-1, len(PairSlices._fields)).T
+    columns = [np.concatenate(both) for both in zip(documents.slices, more)]
     extra = len(filler) + empty
     colors = np.concatenate([documents.colors, np.tile(IDENTITY, (extra, 1))])
     task_view = np.concatenate([documents.task_view, np.zeros((extra, 2), int)])
     lengths = np.concatenate([lengths, filler, np.zeros(empty)]).astype(int)
-    return Documents(Segments(*columns), colors, task_view), lengths
+    return Documents(PairSlices(*columns), colors, task_view), lengths
 
 
 def gather(pairs, documents, capacity=0, max_len=0):
@@ -218,7 +218,7 @@ def gather(pairs, documents, capacity=0, max_len=0):
 
     def ready(array):
         return send(torch.from_numpy(np.ascontiguousarray(array)), device)
-    s = Segments(*ready(np.stack(documents.segments)))
+    s = PairSlices(*ready(np.stack(documents.slices)))
     colors, task_view = ready(documents.colors), ready(documents.task_view)
 
     segment = torch.arange(len(s.start), device=device)
@@ -264,7 +264,7 @@ def ignore_interrupt(_):
 
 class Generated:
     """`oned` without end: the tasks of step i are drawn for step i, and none is stored."""
-    store = None                               # each step brings its own pairs
+    device_pairs = None                               # each step brings its own pairs
     TRIES = 10000                              # tasks rejected in one step before it gives up
 
     def __init__(self, config, families, banned, name="train"):
@@ -329,7 +329,7 @@ class Generated:
         documents.task_view[:, 1] = symmetries
         return TrainingStep(encoded, documents)
 
-    def stream(self, start, workers):
+    def steps(self, start, workers):
         """Returns the steps from `start` on, prepared by that many processes."""
         return DataLoader(self, batch_size=None, sampler=range(start, len(self)),
                           collate_fn=unchanged, num_workers=workers,
@@ -347,7 +347,7 @@ class FromTasks(IterableDataset):
     An epoch shows every task once (with a task embedding every pair that fits), cut into documents,
     each under a random view; `oversample` and `downweight_above` change how often. A step is filled
     from a window of documents: the oldest while it fits, then the longest that fits. All follows
-    from the seed, so that resuming runs through the order again without the work.
+    from the seed: a resumed run goes through the order of earlier steps again, without the work.
     """
     WINDOW = 64                                # documents
 
@@ -365,13 +365,13 @@ class FromTasks(IterableDataset):
         if not pairs:
             reason = f"; holdout = {config.holdout!r} keeps all back" if config.holdout else ""
             raise UserError(f"no training pair is left{reason}")
-        self.store = Pairs(pairs, SYMMETRIES if config.symmetries else 1).to(device)
+        self.device_pairs = Pairs(pairs, SYMMETRIES if config.symmetries else 1).to(device)
         self.check_lengths()
         # colors that stay: without demonstrations in the document, and with
         self.fixed = [(fixed_colors(task, True), fixed_colors(task, False)) for task in tasks]
 
     def check_lengths(self):
-        longest = self.store.length.max(1)
+        longest = self.device_pairs.length.max(1)
         for task, numbers in zip(self.tasks, self.numbers):
             for p in numbers:
                 if longest[p] > self.config.max_len:
@@ -379,7 +379,7 @@ class FromTasks(IterableDataset):
                                     f"and a document may have max_len = {self.config.max_len}; "
                                     "raise --max_len, or leave the task out")
 
-    def cut(self, numbers, rng):
+    def split(self, numbers, rng):
         """Returns a task's pairs, shuffled, as documents of at most demos + 1 pairs.
 
         One document; or, where a task embedding knows the rule too, all pairs in documents of
@@ -393,11 +393,11 @@ class FromTasks(IterableDataset):
 
     def epoch(self, rng):
         """Yields documents: (tokens, pair numbers, symmetry, task number, dropped_demos)."""
-        limit, length = self.config.downweight_above, self.store.length
+        limit, length = self.config.downweight_above, self.device_pairs.length
         parts = []
         for t, numbers in enumerate(self.numbers):
             for _ in range(random_round(self.times[t], rng) if numbers else 0):
-                for order in self.cut(numbers, rng):
+                for order in self.split(numbers, rng):
                     if limit:
                         keep = min(1, limit / length[order].mean(1).sum())
                     if not limit or random_round(keep, rng):
@@ -410,11 +410,11 @@ class FromTasks(IterableDataset):
             order = [*demos[kept], query]
             yield int(length[order, s].sum()), order, s, t, len(demos) - len(kept)
 
-    def stream(self, start, workers):
+    def steps(self, start, workers):
         """Returns the steps from `start` on. They follow from each other: one worker at most."""
         plan = copy.copy(self)
-        plan.start, plan.store = start, copy.copy(self.store)
-        del plan.store.tokens, plan.store.coords         # what is on the device stays here
+        plan.start, plan.device_pairs = start, copy.copy(self.device_pairs)
+        del plan.device_pairs.tokens, plan.device_pairs.coords   # what is on the device stays
         return DataLoader(plan, batch_size=None, collate_fn=unchanged, num_workers=min(workers, 1),
                           worker_init_fn=ignore_interrupt)
 
@@ -437,11 +437,12 @@ class FromTasks(IterableDataset):
                 chosen.append(window.pop(i))
                 room -= chosen[-1][0]
             if step >= self.start:
-                plans = [self.plan(step, i, *document[1:4]) for i, document in enumerate(chosen)]
+                plans = [self.plan_document(step, i, *document[1:4])
+                         for i, document in enumerate(chosen)]
                 dropped = sum(document[4] for document in chosen)
-                yield TrainingStep(None, build_documents(self.store, plans), dropped)
+                yield TrainingStep(None, build_documents(self.device_pairs, plans), dropped)
 
-    def plan(self, step, i, order, symmetry, t):
+    def plan_document(self, step, i, order, symmetry, t):
         """Returns the DocumentPlan of document i of a step, with a random view of the colors."""
         rng = np.random.default_rng([self.config.seed, step, i])
         with_demos = len(order) > 1

@@ -70,7 +70,7 @@ class GraphedStep:
         shapes = tuple(x.shape for x in inputs)
         if any(others[0] != shapes[0] for others in self.graphs):
             self.graphs.clear()                # of larger micro-batches, which did not fit
-        if not self.graphs:                    # plainly at first: the first call compiles
+        if not self.graphs:                    # the first call is eager: it compiles
             result = on_side_stream(lambda: self.work(*inputs))
             self.graphs[shapes] = self.record(inputs)
             return result

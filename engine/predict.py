@@ -62,7 +62,7 @@ class QuerySet:
         self.queries = queries
         self.fitting = []                      # numbers of the queries that have a document
         self.dropped_demos = 0                 # demonstrations that did not fit
-        self.guesses = []                      # about how many tokens will be decoded, (D,)
+        self.expected_lengths = []             # about how many tokens will be decoded, (D,)
         first, numbers = self.encode(queries, config, device)
         plans = []
         for q, (query, own) in enumerate(zip(queries, numbers)):
@@ -76,7 +76,8 @@ class QuerySet:
                 continue
             self.fitting.append(q)
             self.dropped_demos += len(demos) - len(kept)
-            self.guesses.append(guess_length(prompt[train], length[train], prompt[own[0]]))
+            expected = expected_length(prompt[train], length[train], prompt[own[0]])
+            self.expected_lengths.append(expected)
             row = task_rows.get(query.task.id, 0)
             draft = query.draft is not None
             plans.append(DocumentPlan([*demos[kept], *own], s, query.colors, row, draft))
@@ -110,20 +111,20 @@ class QuerySet:
         self.pairs = Pairs(pairs, SYMMETRIES if config.symmetries else 1).to(device)
         return first, numbers
 
-    def cut(self, kept):
+    def truncate(self, kept):
         """Returns this set with only the first kept (D,) tokens of the proposals, to decode on."""
         proposed = self.documents.answer_lengths()
         shorter = copy.copy(self)
         shorter.documents = self.documents.cut_answers(kept)
-        shorter.guesses = np.where(proposed > 0, proposed - kept, self.guesses)
+        shorter.expected_lengths = np.where(proposed > 0, proposed - kept, self.expected_lengths)
         return shorter
 
-    def plan(self, tokens, which):
+    def decode_batches(self, tokens, which):
         """Returns lists of documents to decode together, about `tokens` tokens each in all.
 
         Documents of similar answers come together, then those of similar prompts.
         """
-        prompts, guesses = self.documents.lengths(), np.array(self.guesses)
+        prompts, guesses = self.documents.lengths(), np.array(self.expected_lengths)
         by_guess = np.log2(guesses[which] + 1).round()
         batches, longest = [], 0
         for d in which[np.lexsort([prompts[which], by_guess])[::-1]]:
@@ -138,7 +139,7 @@ class QuerySet:
         return gather(self.pairs, self.documents.take(which))
 
 
-def guess_length(prompts, lengths, prompt):
+def expected_length(prompts, lengths, prompt):
     """Returns about how many tokens an answer has, by the demonstrations' sizes.
 
     It decides only what is decoded together.
@@ -216,8 +217,9 @@ class Predictor:
         """Returns an Answer for each document of the set, or None where it came to none.
 
         A proposal is verified in one forward pass; decoding goes on after the prefix that the
-        network agrees with. Greedily that gives the answer it would find alone, up to rounding, and
-        sooner (speculative decoding, arXiv 2211.17192).
+        network agrees with: of `3 3 row 3 0 row end` it keeps `3 3 row 3` where it would say `3`.
+        Greedily that gives the answer it would find alone, up to rounding, and sooner (speculative
+        decoding, arXiv 2211.17192).
         """
         scores = self.teacher_force(query_set)
         D = len(query_set.fitting)
@@ -234,7 +236,7 @@ class Predictor:
             prefixes.append((scores.token[kept], scores.logprob[kept]))
             if done[d]:
                 answers[d] = Answer(scores.token[kept][:-1], scores.logprob[kept])
-        self.decode_rest(query_set.cut(agreed), answers, prefixes, np.flatnonzero(~done))
+        self.decode_rest(query_set.truncate(agreed), answers, prefixes, np.flatnonzero(~done))
         return answers
 
     def decode_rest(self, query_set, answers, prefixes, which):
@@ -247,7 +249,7 @@ class Predictor:
             with autocast(c, self.device):
                 return generate(self.model, batch, room[part], run_steps=run_steps)
         done, logged = len(answers) - len(which), time.time()
-        parts = query_set.plan(c.predict_tokens, which)
+        parts = query_set.decode_batches(c.predict_tokens, which)
         for part, found in in_smaller_parts(work, parts, "predict_tokens", self.log):
             for d, rest in zip(part, found):
                 if rest is not None:
@@ -274,7 +276,7 @@ class Predictor:
         longest = max(grid_length(H, W), grid_length(W, H)) + 1
         return longest <= self.config.max_answer and max(H, W) < self.model.config.canvas
 
-    def answer(self, queries):
+    def predict_queries(self, queries):
         """Returns (a Prediction for each query, demonstrations that did not fit)."""
         query_set = self.query_set(queries)
         answers = dict(zip(query_set.fitting, self.decode(query_set)))
@@ -294,9 +296,9 @@ class Predictor:
         queries = make_queries(tasks, views, self.config)
         early = [query for query in queries if query.view < 1 + views // 16]
         late = [query for query in queries if query.view >= 1 + views // 16]
-        predictions, dropped = self.answer(early)
+        predictions, dropped = self.predict_queries(early)
         if late:
-            more, dropped_late = self.answer(self.propose(late, predictions))
+            more, dropped_late = self.predict_queries(self.propose(late, predictions))
             predictions, dropped = predictions + more, dropped + dropped_late
         return predictions, dropped
 

@@ -152,8 +152,8 @@ def load_checkpoint(path, network="GPT", cure="train first, or name one with --i
         older = "; knobs were renamed since: train again" if kind == "nanoarc checkpoint 1" else ""
         raise UserError(f"{path}: a file of another program, or of another version: its kind is "
                         f"{kind!r} and not {KIND!r}{older}")
-    if found["network"] != network:
-        raise UserError(f"{path}: holds a {found['network']}, and a {network} is needed here "
+    if found.get("network") != network:
+        raise UserError(f"{path}: holds a {found.get('network')}, and a {network} is needed here "
                         "(train.py writes GPT, refine.py Refiner)")
     return found
 
@@ -170,7 +170,8 @@ def check_same_network(found, wanted, path):
     knobs = {"n_pairs": "demos + 1", "n_tasks": "tasks trained on", "n_views": "view_embed * 8"}
     differences = []
     for field in dataclasses.fields(ModelConfig):
-        there, here = found["model_config"].get(field.name), getattr(wanted, field.name)
+        there = found["model_config"].get(field.name, field.default)
+        here = getattr(wanted, field.name)
         if there != here and field.name != "dropout":
             name = knobs.get(field.name, field.name)
             differences.append(f"{name} is {there!r} there and {here!r} here")
@@ -274,7 +275,7 @@ class Run:
         self.versions = versions()             # of the start: files may be edited during a run
 
     def save(self, name, training=True):
-        """Saves the averaged weights, which anyone uses.
+        """Saves the averaged weights, for prediction and --init_from.
 
         training: also the weights in training and the optimizer's state, for --resume.
         """

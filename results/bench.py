@@ -22,7 +22,7 @@ import torch.nn.functional as F
 import model as network
 from arc.leaks import task_key
 from arc.tasks import load_data
-from engine.batches import Segments
+from engine.batches import PairSlices
 from engine.cuda_graphs import run_steps
 from engine.devices import autocast, pick_device
 from engine.optim import Optimizer
@@ -39,11 +39,11 @@ KINDS = {                                      # of kernels; a name holds one of
 def padded(documents):
     """Returns the documents, each filled up to the longest with a segment that is ignored."""
     lengths = documents.lengths()
-    rows = list(zip(*documents.segments))
+    rows = list(zip(*documents.slices))
     for d, length in enumerate(lengths):
         rows.append((0, lengths.max() - length, d, 0, 0, 0, 0))        # kind 0: filler
     rows.sort(key=lambda row: (row[2], row[5] == 0))                   # by document, filler last
-    return documents._replace(segments=Segments(*np.array(rows, np.int64).T))
+    return documents._replace(slices=PairSlices(*np.array(rows, np.int64).T))
 
 
 def padded_attend(q, k, v, context, layer):
@@ -211,7 +211,7 @@ def main(argv, rounds=15):
     config = dataclasses.replace(config, max_steps=max(config.max_steps, rounds))
     bench = Bench(config)
     on_cuda = bench.device.type == "cuda"
-    stream = iter(bench.stream.stream(0, 0))
+    stream = iter(bench.stream.steps(0, 0))
     started = time.perf_counter()
     steps = [next(stream) for _ in range(rounds)]
     prepared = (time.perf_counter() - started) / rounds

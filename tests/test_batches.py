@@ -31,7 +31,7 @@ def rows_of(tasks):
 
 def pairs_in(documents):
     """Returns the number of pairs in each document."""
-    return np.bincount(documents.segments.document)
+    return np.bincount(documents.slices.document)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def test_a_batch_of_some_documents_is_that_part_of_the_whole():
             assert torch.equal(getattr(whole, name)[a:b], getattr(some, name)[c:e])
         assert torch.equal(whole.targets[a:b], some.targets[c:e])
         assert (some.document[c:e] == i).all()
-    assert not len(documents.take([]).segments.start)
+    assert not len(documents.take([]).slices.start)
 
 
 def test_a_batch_of_a_fixed_size_only_adds_ignored_filler():
@@ -209,7 +209,7 @@ def test_colors_that_only_outputs_show_stay_when_nothing_tells_them():
     assert len(colors) == 8
     assert (colors[:, [3, 4]] == [3, 4]).all()
     assert (colors[:, 6] != 6).any()
-    stream = FromTasks([task], config, {"t": 1}, "cpu").stream(0, 0)
+    stream = FromTasks([task], config, {"t": 1}, "cpu").steps(0, 0)
     steps = itertools.islice(stream, 3)
     colors = np.concatenate([step.documents.colors for step in steps])
     assert (colors[:, [0, 3, 4]] == [0, 3, 4]).all()
@@ -223,7 +223,7 @@ def test_colors_that_only_outputs_show_stay_where_no_demonstration_tells():
         tasks.append(make_task(f"t{i}", "12 > 15; 21 > 55; 22 > 51", "11 > 15"))
     config = Config(demos=3, task_embed=True, max_len=256, batch_tokens=1024, max_steps=5)
     moved = {"alone": 0, "with demonstrations": 0}
-    for step in FromTasks(tasks, config, rows_of(tasks), "cpu").stream(0, 0):
+    for step in FromTasks(tasks, config, rows_of(tasks), "cpu").steps(0, 0):
         changed = step.documents.colors[:, 5] != 5
         alone = pairs_in(step.documents) == 1
         moved["alone"] += changed[alone].sum()
@@ -313,9 +313,9 @@ def test_documents_that_are_decoded_together_take_about_so_many_tokens():
     tasks = flip_tasks(30, most=6)
     config = Config(max_answer=60)
     query_set = QuerySet(make_queries(tasks, 1, config), config, {}, "cpu")
-    needed = query_set.documents.lengths() + np.array(query_set.guesses)
+    needed = query_set.documents.lengths() + np.array(query_set.expected_lengths)
     which = np.flatnonzero(np.arange(30) % 5)
-    parts = query_set.plan(600, which)
+    parts = query_set.decode_batches(600, which)
     assert sorted(itertools.chain(*parts)) == which.tolist()
     assert len(parts) > 1
     for part in parts:
@@ -353,7 +353,7 @@ def test_an_epoch_shows_everything_once_and_steps_are_full(demos, embed):
         assert len(shown) == (160 if embed else 40)            # pairs, or tasks
         if embed:
             assert sizes == set(range(1, demos + 2))
-    sizes = [step.documents.lengths().sum() for step in stream.stream(0, 0)]
+    sizes = [step.documents.lengths().sum() for step in stream.steps(0, 0)]
     assert len(sizes) == 12
     assert max(sizes) <= 1024
     assert np.mean(sizes) > 0.9 * 1024
@@ -373,7 +373,7 @@ def test_what_is_asked_comes_more_often_and_what_is_long_less():
 
     expected = Counter()
     for t, numbers in enumerate(stream.numbers):
-        for length in stream.store.length[numbers, 0]:
+        for length in stream.device_pairs.length[numbers, 0]:
             often = epochs * min(1, 20 / length) * (2.5 if t < 10 else 1)
             expected[t < 10, length > 30] += often
     assert len(expected) == 4
@@ -383,7 +383,7 @@ def test_what_is_asked_comes_more_often_and_what_is_long_less():
 
     every_pair = FromTasks(tasks, plain, {}, "cpu", protected)
     once = list(every_pair.epoch(np.random.default_rng(0)))
-    assert len(once) == len(every_pair.store.start)
+    assert len(once) == len(every_pair.device_pairs.start)
 
 
 def count_kept(tasks, holdout):
@@ -393,16 +393,16 @@ def count_kept(tasks, holdout):
 def test_pairs_held_out_are_not_trained_on_but_those_that_are_asked():
     tasks, config = flip_tasks(50), Config(holdout="1/3", demos=0, task_embed=True)
     stream = FromTasks(tasks, config, {}, "cpu")
-    assert len(stream.store.start) == count_kept(tasks, "1/3")
+    assert len(stream.device_pairs.start) == count_kept(tasks, "1/3")
     # of val and test all is shown
     stream = FromTasks(tasks, config, {}, "cpu", {tasks[0].id})
     expected = len(known_pairs(tasks[0])) + count_kept(tasks[1:], "1/3")
-    assert len(stream.store.start) == expected
+    assert len(stream.device_pairs.start) == expected
 
 
 def same_arrays(a, b):
     """Returns whether two Documents are equal."""
-    columns = zip([*a.segments, a.colors, a.task_view], [*b.segments, b.colors, b.task_view])
+    columns = zip([*a.slices, a.colors, a.task_view], [*b.slices, b.colors, b.task_view])
     return all(np.array_equal(x, y) for x, y in columns)
 
 
@@ -419,10 +419,10 @@ def from_generator():
 def test_steps_follow_from_their_number(make):
     """A stream that starts at step 5 goes on as one that started at step 0, whoever prepares it."""
     stream = make()
-    whole = list(stream.stream(0, 0))
+    whole = list(stream.steps(0, 0))
     assert len(whole) == 9
     for workers in (0, 2):
-        rest = list(stream.stream(5, workers))
+        rest = list(stream.steps(5, workers))
         assert len(rest) == 4
         for a, b in zip(whole[5:], rest):
             assert same_arrays(a.documents, b.documents)
@@ -431,14 +431,14 @@ def test_steps_follow_from_their_number(make):
 
 
 def test_demonstrations_that_do_not_fit_are_counted_in_their_step():
-    steps = list(from_files().stream(0, 0))
+    steps = list(from_files().steps(0, 0))
     for step in steps:
         # a task has four pairs, so these documents lack so many of them
         assert step.dropped_demos == (4 - pairs_in(step.documents)).sum()
     dropped = [step.dropped_demos for step in steps]
     assert dropped[0] > 0
     assert sum(dropped) > dropped[0]
-    assert all(step.dropped_demos == 0 for step in from_generator().stream(0, 0))
+    assert all(step.dropped_demos == 0 for step in from_generator().steps(0, 0))
 
 
 # ------------------------------------------------------------------------------------------------

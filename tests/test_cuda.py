@@ -41,7 +41,7 @@ def test_a_recorded_step_is_the_step(dropout):
     # the same compiled network and batches of the same size, but nothing is recorded
     plain.work, plain.network = plain.micro_batch, recorded.network
     for micro_tokens in (8192, 2048):
-        for step in stream.stream(0, 0):
+        for step in stream.steps(0, 0):
             expected = losses_and_gradients(model, plain, step, micro_tokens)
             found = losses_and_gradients(model, recorded, step, micro_tokens)
             for x, y in zip(expected, found):

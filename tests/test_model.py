@@ -14,7 +14,7 @@ import engine.predict
 import train
 from arc.score import Prediction, same, to_prediction
 from arc.task import Query
-from arc.tokens import END, OUT, ROW, START, VOCAB, advance
+from arc.tokens import END, OUT, START, VOCAB, advance
 from arc.views import IDENTITY
 from config import Config, UserError
 from conftest import (TINY, batch_of, filled_model, flags, flip_tasks, grid, make_task, parameters,

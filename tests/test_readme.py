@@ -433,7 +433,7 @@ def test_the_benchmark_runs(tmp_path, monkeypatch, capsys, form):
 def test_a_padded_batch_has_the_same_loss(monkeypatch):
     """results/bench.py compares two forms of the same work."""
     bench = load_script("bench", monkeypatch).Bench(load_config(flags(**TINY))[0])
-    step = next(iter(bench.stream.stream(0, 0)))
+    step = next(iter(bench.stream.steps(0, 0)))
     losses = []
     original = bench.forward_backward
 

@@ -129,7 +129,7 @@ def test_a_draft_is_read_and_is_no_target():
 
 def test_the_answer_may_have_another_shape_than_the_draft():
     _, model, _ = grown()
-    found, _ = predictor(model).answer([query_of(TASK, "1 2 3")])
+    found, _ = predictor(model).predict_queries([query_of(TASK, "1 2 3")])
     set_ = predictor(model).query_set([query_of(TASK, "1 2 3", "123456")])
     assert len(found) == 1 and set_.documents.answer_lengths().tolist() == [8]
 
@@ -159,12 +159,12 @@ def test_it_learns_to_repair_errors_it_has_never_seen():
     drafts = refine.Drafts(bank, tasks, frozenset(), asking)
 
     class Stream:
-        store = None
+        device_pairs = None
 
-        def stream(self, start, workers):
+        def steps(self, start, workers):
             return (drafts.step(step) for step in range(start, config.max_steps))
     forward_backward = train.ForwardBackward(config, model, Stream(), CPU)
-    for step in Stream().stream(0, 0):
+    for step in Stream().steps(0, 0):
         forward_backward(step, 640)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step(1e-2)
@@ -196,10 +196,10 @@ def test_a_step_follows_from_its_number():
     tasks = flip_tasks(20, demos=2)
     drafts = drafts_of(config, tasks, [["12", "1"]] * 20)
     one, same_one, other = (drafts.step(step).documents for step in (3, 3, 5))
-    for a, b in zip(one.segments, same_one.segments):
+    for a, b in zip(one.slices, same_one.slices):
         assert np.array_equal(a, b)
     assert np.array_equal(one.colors, same_one.colors)
-    assert not np.array_equal(one.segments.start, other.segments.start)
+    assert not np.array_equal(one.slices.start, other.slices.start)
     assert one.lengths().sum() <= config.batch_tokens
 
 
@@ -460,7 +460,8 @@ def test_nothing_to_learn_from_is_an_error(again, monkeypatch):
         return {"exact": np.ones(len(queries), bool)}
     monkeypatch.setattr(Predictor, "judge", all_right)
     monkeypatch.setattr(Predictor, "predict", lambda self, tasks, views: ([], 0))
-    with pytest.raises(UserError, match="of 60 tasks that it never saw it answers none wrong"):
+    message = "of 60 tasks that it never saw it answers none with a wrong grid"
+    with pytest.raises(UserError, match=message):
         again()
 
 

@@ -530,7 +530,7 @@ def test_holdout_keeps_pairs_out(run, tmp_path, monkeypatch):
         run(out=str(i), holdout=holdout, max_steps=1, **in_context(file))
     seen = []
     for stream in streams:
-        pieces = np.split(stream.store.tokens.numpy(), stream.store.start.ravel()[1:])
+        pieces = np.split(stream.device_pairs.tokens.numpy(), stream.device_pairs.start.ravel()[1:])
         seen.append({piece.tobytes() for piece in pieces})
     whole, *parts = seen
     assert parts[0] | parts[1] == whole
@@ -630,7 +630,7 @@ def test_a_recorded_step_leaves_the_gradients_of_a_plain_one(monkeypatch):
     recorded.work = GraphedStep(recorded.micro_batch, model.parameters())
     # one batch a step; then several, and those recorded before are of no use any more
     for micro_tokens in (2048, 640):
-        for step in stream.stream(0, 0):
+        for step in stream.steps(0, 0):
             results = []
             for forward_backward in (plain, recorded):
                 losses = forward_backward(step, micro_tokens)
