@@ -129,8 +129,8 @@ def go_on(base, found, config, device, log):
     """Returns the Run that goes on from the base network, or from a refinement checkpoint."""
     model = Refiner(ModelConfig(**base["model_config"])).to(device)
     optimizer = Optimizer(model, config)
-    model.load_state_dict(base.get("training", base["model"]))
-    if "optimizer" in base:
+    if not config.eval_only:
+        model.load_state_dict(base["training"])
         optimizer.load_state_dict(base["optimizer"])
     add_draft_pair(model, optimizer)
     run = Run(config, model, optimizer, base["task_ids"], log)
@@ -139,7 +139,6 @@ def go_on(base, found, config, device, log):
         run.resume(found, found["path"])
     elif found:
         model.load_state_dict(found["model"])
-        optimizer.parts.clear()                # nothing is trained: `averaged` leaves the weights
         run.step = found["step"]
     return run
 

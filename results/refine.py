@@ -1,16 +1,15 @@
 """Does refinement earn its place? refine.py beside more of train.py, on generated tasks.
 
-    python results/refine.py main                                       # seeds 1, 2, 3
-    python results/refine.py main more_training --seeds=1,2,3
+    python results/refine.py draft more_training --seeds=1,2,3
 
-A name is an arm below. `main` runs train.py, then refine.py, both with config/quadtree.py. Its
+A name is an arm below. `draft` runs train.py, then refine.py, both with config/quadtree.py. Its
 record also holds the scores of answers without a draft (pass2_without_draft). more_training is the
 base network's run with its end 2,000 steps later: as many steps as refine.py takes. Other
 --key=value go to both scripts. Base networks are trained once, in out/refine_arms/base_SEED.
 Writes results/refine/ARM.json.
 
-The tables of results/refine.md are of older designs. The code of commit 6ca3cde has them and their
-controls: blind (refine_draft=False), in_sample (refine_train=seen), synthetic and one_loop.
+Most tables of results/refine.md are of older designs. The code of commit 6ca3cde has them and
+their controls: main, blind, in_sample, synthetic and one_loop.
 """
 import json
 import sys
@@ -18,7 +17,7 @@ import sys
 from runs import HERE, ROOT, as_options, read_command, read_json, run_script
 
 ARMS = {                                       # name: the knobs of refine.py that differ
-    "main": {},
+    "draft": {},
     "more_training": None,                     # no refine.py: a longer base run
 }
 RUNS = ROOT / "out" / "refine_arms"            # where the runs leave their files
@@ -62,8 +61,7 @@ def main(argv, out=HERE / "refine"):
     for arm in arms:
         path = out / f"{arm}.json"
         found = read_json(path, {})
-        default = "1,2,3" if arm == "main" else "1"
-        for seed in (own["seeds"] or default).split(","):
+        for seed in (own["seeds"] or "1,2,3").split(","):
             found[seed] = run_arm(arm, int(seed), options)
             path.write_text(json.dumps(found, indent=1) + "\n")
             print(arm, seed, json.dumps(found[seed]), flush=True)
