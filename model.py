@@ -309,12 +309,11 @@ def run_steps(step, times, device):
 
 
 @torch.no_grad()
-def generate(model, prompts, max_new_tokens, temperature=0.0, run_steps=run_steps):
+def generate(model, prompts, max_new_tokens, run_steps=run_steps):
     """Continues each document to its `end`. Returns a list of D Answers.
 
     An answer is None where max_new_tokens (a number, or one a document) did not suffice, or the
-    grid left the canvas. Greedy at temperature 0, over all 14 tokens: nothing forces an answer to
-    be a grid. prompts: has tokens, coords, cu_seqlens, task_view, as `GPT.forward` takes them.
+    grid left the canvas. Greedy, over all 14 tokens: nothing forces an answer to be a grid. prompts: has tokens, coords, cu_seqlens, task_view, as `GPT.forward` takes them.
     """
     cu_seqlens, device = prompts.cu_seqlens, prompts.tokens.device
     B, last = len(cu_seqlens) - 1, cu_seqlens[1:].long() - 1
@@ -340,10 +339,7 @@ def generate(model, prompts, max_new_tokens, temperature=0.0, run_steps=run_step
         logp = logits.float().log_softmax(-1)                           # (B, V)
         moved = advance(cursor, token, keep_table, step_table)
         cursor.copy_(torch.where(alive[:, None], moved, cursor))        # finished ones stay
-        if temperature == 0:
-            token.copy_(logp.argmax(-1))
-        else:
-            token.copy_(torch.multinomial((logp / temperature).softmax(-1), 1)[:, 0])
+        token.copy_(logp.argmax(-1))
         # kept for those that are still decoded
         answers[rows, n_answered] = torch.where(alive, token, END)
         logprobs[rows, n_answered] = torch.where(alive, logp.gather(1, token[:, None])[:, 0], 0)

@@ -247,7 +247,7 @@ class Predictor:
         def work(part):
             batch = query_set.batch(part)
             with autocast(c, self.device):
-                return generate(self.model, batch, room[part], run_steps=run_steps)
+                return generate(self.model, batch, room[part], run_steps)
         done, logged = len(answers) - len(which), time.time()
         parts = query_set.decode_batches(c.predict_tokens, which)
         for part, found in in_smaller_parts(work, parts, "predict_tokens", self.log):

@@ -194,29 +194,16 @@ def judge_answer(model, batch, d, answer):
 
 @torch.no_grad()
 @pytest.mark.parametrize("sizes", SIZES[1::3])
-def test_log_probabilities_of_sampled_answers(sizes):
-    """Documents end one after the other; each answer has the log-probabilities of reading it."""
+def test_answers_have_the_log_probabilities_of_reading_them(sizes):
+    """Documents end one after the other."""
     (model, batch), lengths = babbling(**sizes), set()
-    torch.manual_seed(1)
-    for d, answer in enumerate(generate(model, batch, 30, temperature=2.0)):
+    for d, answer in enumerate(generate(model, batch, 30)):
         if answer is not None:
             expected = judge_answer(model, batch, d, answer)
             found = torch.from_numpy(answer.logprobs)
             assert torch.allclose(found, expected, atol=1e-5, rtol=0)
             lengths.add(len(answer.tokens))
     assert len(lengths) > 2
-
-
-def token_lists(answers):
-    return [answer and answer.tokens.tolist() for answer in answers]
-
-
-@torch.no_grad()
-def test_sampling_at_a_low_temperature_is_greedy():
-    model = filled_model(tiny_config()).eval()
-    batch = batch_of(flip_tasks(24), prompt_only=True)
-    greedy, cold = (generate(model, batch, 20, temperature) for temperature in (0, 1e-5))
-    assert token_lists(greedy) == token_lists(cold)
 
 
 @torch.no_grad()
