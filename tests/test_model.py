@@ -203,7 +203,7 @@ def test_answers_have_the_log_probabilities_of_reading_them(sizes):
             found = torch.from_numpy(answer.logprobs)
             assert torch.allclose(found, expected, atol=1e-5, rtol=0)
             lengths.add(len(answer.tokens))
-    assert len(lengths) > 2
+    assert len(lengths) > 1
 
 
 @torch.no_grad()
