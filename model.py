@@ -313,7 +313,8 @@ def generate(model, prompts, max_new_tokens, run_steps=run_steps):
     """Continues each document to its `end`. Returns a list of D Answers.
 
     An answer is None where max_new_tokens (a number, or one a document) did not suffice, or the
-    grid left the canvas. Greedy, over all 14 tokens: nothing forces an answer to be a grid. prompts: has tokens, coords, cu_seqlens, task_view, as `GPT.forward` takes them.
+    grid left the canvas. Greedy, over all 14 tokens: nothing forces an answer to be a grid.
+    prompts: has tokens, coords, cu_seqlens, task_view, as `GPT.forward` takes them.
     """
     cu_seqlens, device = prompts.cu_seqlens, prompts.tokens.device
     B, last = len(cu_seqlens) - 1, cu_seqlens[1:].long() - 1

@@ -177,35 +177,6 @@ def test_cached_generation_equals_reading_everything_anew(sizes):
     assert {why for *_, why in slow} >= {"end", "canvas"}
 
 
-def judge_answer(model, batch, d, answer):
-    """Returns the log-probabilities of an answer and its `end`, read at once with its prompt."""
-    a, b = bounds(batch, d)
-    tokens = torch.cat([batch.tokens[a:b], torch.from_numpy(answer.tokens)])
-    coords = batch.coords[a:b]
-    cursor = advance(coords[-1].numpy()[None], batch.tokens[b - 1:b].numpy())
-    for token in answer.tokens:
-        coords = torch.cat([coords, torch.from_numpy(cursor)])
-        cursor = advance(cursor, np.array([token]))
-    T = len(tokens)
-    logits = model(tokens, coords, torch.tensor([0, T]), batch.task_view[a].expand(T, 2))
-    targets = torch.tensor([*answer.tokens, END])
-    return logits.log_softmax(-1)[b - a - 1:].gather(1, targets[:, None])[:, 0]
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("sizes", SIZES[1::3])
-def test_answers_have_the_log_probabilities_of_reading_them(sizes):
-    """Documents end one after the other."""
-    (model, batch), lengths = babbling(**sizes), set()
-    for d, answer in enumerate(generate(model, batch, 30)):
-        if answer is not None:
-            expected = judge_answer(model, batch, d, answer)
-            found = torch.from_numpy(answer.logprobs)
-            assert torch.allclose(found, expected, atol=1e-5, rtol=0)
-            lengths.add(len(answer.tokens))
-    assert len(lengths) > 1
-
-
 @torch.no_grad()
 def test_a_decode_step_sees_its_own_tokens_and_no_further():
     """What lies in the cache beyond a document's length changes nothing."""
