@@ -35,10 +35,10 @@ def main(argv=None):
     """Runs with the arguments of a command line. Returns the metrics."""
     # ---- set-up: knobs, device, folder, and the checkpoint to start or go on from
     started = time.time()
-    config, given = load_config(sys.argv[1:] if argv is None else argv)
+    config, given = load_config(sys.argv[1:] if argv is None else argv)   # given: knobs that are set
     device, why = pick_device(config)
     torch.manual_seed(config.seed)
-    torch.set_float32_matmul_precision("high")
+    torch.set_float32_matmul_precision("high")    # TF32 where float32 meets an NVIDIA GPU
     stale = prepare_folder(config)             # files of an older run in out_dir
     log = Log(config.out_dir)
     if config.eval_only:
@@ -166,8 +166,9 @@ class ForwardBackward:
     def __init__(self, config, model, stream, device):
         self.config, self.stream, self.device = config, stream, device
         self.compiled = is_compiled(config, device)
+        # eager: the network and the step as they are
         self.network, self.work = model, self.micro_batch
-        if self.compiled:
+        if self.compiled:                      # only with flash attention on CUDA
             self.network = torch.compile(model, dynamic=False)
             self.work = GraphedStep(self.micro_batch, model.parameters())
 
@@ -182,6 +183,7 @@ class ForwardBackward:
         capacity = micro_tokens if self.compiled else 0                 # 0: no filler
         losses = torch.zeros(2, device=self.device)
         for which in pack(documents.lengths(), micro_tokens):           # documents of a micro-batch
+            # T tokens of the chosen documents, laid end to end
             batch = gather(pairs, documents.take(which), capacity, self.config.max_len)
             losses = losses + self.work(*batch, targets)
         return losses
@@ -267,12 +269,12 @@ def predict_and_score(predictor, tasks, step):
         write_json(path, submission(tasks, attempts))
         log(f"attempts are reranked by their likelihood under {config.rerank_views} views; "
             f"{clock(time.time() - started)} so far")
-    for task in tasks[:2]:
+    for task in tasks[:2]:                     # two pictures of what was submitted first
         best = (attempts.get((task.id, 0)) or [None])[0]
         log(show.picture(task, 0, best, "voted"))
 
     # score what is known
-    queries = known_queries(tasks, config)
+    queries = known_queries(tasks, config)     # those with an answer, in the plain view
     if not queries:
         log("no answer of these tasks is known, so there is no score")
         return {}, attempts
@@ -305,6 +307,7 @@ def open_checkpoint(config, path):
 def choose_canvas(config, data, checkpoint):
     """Returns the side of the square of positions: as asked, as trained, or the least that fits."""
     tasks = data.train + data.val + data.test
+    # generated tasks are not there yet: the widest that may come
     least = oned.widest(data.families, config.oned_max_width) if data.generated else 1
     canvas = config.canvas
     if not canvas:                             # outputs of test pairs may not tell their size

@@ -17,7 +17,7 @@ from schedulefree import ScheduleFreeWrapper
 import train
 from arc.score import Prediction, grid_key, votes_of
 from arc.tokens import encode_pair
-from arc.views import view_grid, view_pairs
+from arc.views import view_pairs
 from config import Config, UserError, load_config
 from conftest import (ROOT, TINY, batch_of, checkpoint, equal, filled_model, flags, flip_tasks,
                       make_task, parameters, position_parameters, records, tiny_config, write_tasks)
