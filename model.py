@@ -62,7 +62,7 @@ class Cache:
 
     def reserve(self, capacity):
         """Makes room for documents of that many tokens."""
-        # a multiple of 8: otherwise attention copies its mask to align it
+        # rounded up to a multiple of 8: otherwise attention copies its mask to align it
         self.capacity = -(-capacity // 8) * 8
         if self.layers and self.capacity > self.layers[0].shape[2]:
             for layer, kv in self.layers.items():     # one by one: two copies of all would not fit
@@ -113,8 +113,8 @@ def attend(q, k, v, context, layer):
     if context.cache is not None:
         context.cache.write(layer, context.document, context.index, k, v)
     if context.mask is not None:
-        # a decode step: one token a document, against the cache; heads that share a key are
-        # queries of that key
+        # a decode step: one token a document, against the cache; query heads that share a key are
+        # rows of one query
         k, v = context.cache.read(layer)                                # (B, n_kv, capacity, hs)
         q = q.unflatten(1, (k.shape[1], -1))                            # (B, n_kv, group, hs)
         return F.scaled_dot_product_attention(q, k, v, context.mask).flatten(1, 2)
@@ -125,9 +125,9 @@ def attend(q, k, v, context, layer):
         elif q.shape[1] != k.shape[1]:
             group = q.shape[1] // k.shape[1]
             k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
-        ends = context.cu_seqlens
-        return varlen_attn(q, k, v, ends, ends, context.max_len, context.max_len, **options)
-    # no padding and no mask
+        bounds = context.cu_seqlens
+        return varlen_attn(q, k, v, bounds, bounds, context.max_len, context.max_len, **options)
+    # one call a document: causal, without padding
     lengths = [b - a for a, b in zip(context.cu_seqlens, context.cu_seqlens[1:])]
     heads_first = [x.transpose(0, 1)[None].split(lengths, dim=2) for x in (q, k, v)]
     out = []
@@ -138,7 +138,7 @@ def attend(q, k, v, context, layer):
 
 
 class RMSNorm(nn.RMSNorm):
-    """RMSNorm in the input's dtype. A norm of two dtypes would run as several kernels."""
+    """RMSNorm in the input's dtype. A norm of two dtypes is slower: it runs as several kernels."""
 
     def __init__(self, C):
         # by default torch takes the epsilon of the input's dtype: 0.008 for bfloat16
@@ -204,7 +204,7 @@ class GPT(nn.Module):
         self.token = nn.Embedding(VOCAB, C)
         # which pair, input or output: the same for every encoding, so that positions alone differ
         self.segment = nn.Embedding(2 * config.n_pairs, C)
-        # where it stands: row, column, index, as the encoding tells them
+        # where it stands: row, column and index, as the encoding has them
         self.encoding = build(config)
         # which rule, and which symmetry: vectors learned for each task and each view
         self.task = nn.Embedding(config.n_tasks, C) if config.n_tasks else None
@@ -219,8 +219,8 @@ class GPT(nn.Module):
         """Matrices keep the size of what they read.
 
         Those that write into the residual stream are smaller, so that 2 * n_layer writes add up to
-        about one (GPT-2). Embeddings start at 0.5, as two or three of them are added. What an
-        encoding adds starts at 1, whatever its features are.
+        about one (GPT-2). Embeddings start at 0.5, as two to four of them are added. What an
+        encoding adds starts with a root mean square of 1, whatever its features are.
         """
         if isinstance(module, nn.Linear):
             std = module.in_features ** -0.5 / getattr(module, "input_rms", 1)
@@ -272,7 +272,7 @@ class GPT(nn.Module):
         rotary = None if angles is None else rotary_tables(angles)
         context = AttentionContext(cu_seqlens, rotary, self.config.max_len, cache, document,
                                    coords[:, 0], mask)
-        x = x.to(dtype)                        # the residual stream too: half the bytes of a norm
+        x = x.to(dtype)                        # the residual stream in bfloat16, too: fewer bytes
         for block in self.blocks:
             x = block(x, context)
         return self.norm(x)
@@ -312,8 +312,9 @@ def run_steps(step, times, device):
 def generate(model, prompts, max_new_tokens, run_steps=run_steps):
     """Continues each document to its `end`. Returns a list of D Answers.
 
-    An answer is None where max_new_tokens (a number, or one a document) did not suffice, or the
-    grid left the canvas. Greedy, over all 14 tokens: nothing forces an answer to be a grid.
+    An answer is None where max_new_tokens (a number, or one a document) did not suffice, the grid
+    left the canvas, or a token came that no grid holds. Greedy, over all 14 tokens: nothing forces
+    an answer to be a grid.
     prompts: has tokens, coords, cu_seqlens, task_view, as `GPT.forward` takes them.
     """
     cu_seqlens, device = prompts.cu_seqlens, prompts.tokens.device
@@ -336,7 +337,7 @@ def generate(model, prompts, max_new_tokens, run_steps=run_steps):
     token, cursor, task_view = prompts.tokens[last], prompts.coords[last], prompts.task_view[last]
 
     def pick_next(logits):
-        """Takes each document's next token, in place: a recorded step goes on where it ended."""
+        """Takes each document's next token. In place, so that a replayed CUDA graph goes on."""
         logp = logits.float().log_softmax(-1)                           # (B, V)
         moved = advance(cursor, token, keep_table, step_table)
         cursor.copy_(torch.where(alive[:, None], moved, cursor))        # finished ones stay
@@ -347,8 +348,8 @@ def generate(model, prompts, max_new_tokens, run_steps=run_steps):
         finished[rows] |= alive & (token == END)
         # on with those that may still become a grid on the canvas, within their limits
         is_grid = (token < START) | (token == ROW)
-        position = advance(cursor, token, keep_table, step_table)[:, 2:]
-        inside = (position < model.config.canvas).all(-1)
+        next_position = advance(cursor, token, keep_table, step_table)[:, 2:]
+        inside = (next_position < model.config.canvas).all(-1)
         alive.logical_and_(is_grid & inside & (n_answered + 1 < limits[rows]))
         n_answered.add_(1)
 
@@ -359,7 +360,7 @@ def generate(model, prompts, max_new_tokens, run_steps=run_steps):
         if left <= 0.7 * len(rows):            # go on without those that are finished
             rows, token, cursor, task_view = (x[alive] for x in (rows, token, cursor, task_view))
             cache.keep(alive)
-            alive = alive[alive]
+            alive = alive[alive]               # all True, one for each that is left
         steps = min(chunk, most - done)
         cache.reserve(min(longest + done + steps, model.config.max_len))
         run_steps(lambda: pick_next(model(token, cursor, None, task_view, cache)), steps, device)

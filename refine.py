@@ -23,17 +23,17 @@ import torch
 from arc import show
 from arc.leaks import guard, held_out, pair_key
 from arc.report import write_report
-from arc.score import same, score, submission, votes_of
+from arc.score import same, submission, votes_of
 from arc.task import Query, known_pairs
-from arc.tasks import check_canvas, load_data, load_tasks, write_json
+from arc.tasks import check_canvas, drawer, load_data, load_tasks, write_json
 from arc.views import IDENTITY, SYMMETRIES, fixed_colors, random_colors, view_pairs
-from engine.batches import FromTasks, Generated, TrainingStep
-from engine.devices import pick_device
+from engine.batches import Generated, TrainingStep, training_stream
+from engine.devices import describe_step, pick_device
 from engine.optim import Optimizer, averaged
-from engine.predict import Predictor, make_queries
-from engine.runs import (MAY_CHANGE, Log, Run, check_known, check_same_network, clock, command_line,
-                         differing_knobs, load_checkpoint, model_config, prepare_folder, rebuild,
-                         task_rows, write_config)
+from engine.predict import Predictor, known_queries, make_queries
+from engine.runs import (MAY_CHANGE, Log, Run, announce, check_known, check_same_network, clock,
+                         command_line, differing_knobs, load_checkpoint, model_config,
+                         prepare_folder, rebuild, task_rows, write_config)
 from model import GPT, ModelConfig
 from train import fit
 
@@ -50,43 +50,43 @@ def main(argv=None):
     torch.manual_seed(config.seed)
     torch.set_float32_matmul_precision("high")
     base, path = load_base(config)
-    config = dataclasses.replace(config, out_dir=f"{config.out_dir}/refine", warmup=0.0,
-                                 max_steps=base["step"] + config.refine_steps)
+    end = base["step"] + config.refine_steps
+    config = dataclasses.replace(config, out_dir=f"{config.out_dir}/refine", max_steps=end,
+                                 warmup=0.0, decay=config.refine_steps / max(1, end))
     found = load_refined(config, base, path)
     stale = prepare_folder(config)             # files of an older run in out_dir
     log = Log(config.out_dir)
 
     # ---- data
     data = load_data(config)
-    check_canvas(data.val + data.test, base["model_config"]["canvas"])
-    known = task_rows(base["task_ids"], data.val + data.test)
-    check_known(config, data.val + data.test, known)
-    # tasks that are drafted may have lost demonstrations to `holdout`: here the id is enough
-    rows = {name: row for row, (name, _) in enumerate(base["task_ids"], 1)}
+    canvas = base["model_config"]["canvas"]
+    check_canvas(data.val + data.test, canvas)
+    rows = task_rows(base["task_ids"], data.train + data.val + data.test)
+    check_known(config, data.val + data.test, rows)
+    tasks = [] if config.eval_only else training_tasks(config, data, path)
 
     # ---- model, optimizer, resume
     run = go_on(base, found, config, device, log)
     for old in stale:                          # set-up succeeded: delete the old run's files
         old.unlink()
-    log(f"device: {device.type} ({why}); torch {torch.__version__}")
-    for line in data.lines:
-        log(line)
-    parameters = sum(run.model.count_parameters())
-    log(f"base network: {path}, step {base['step']}; {parameters:,} parameters")
+    log(f"device: {device.type} ({why}); torch {torch.__version__}{describe_step(config, device)}")
+    announce(data, run.model, log)
+    log(f"base network: {path}, step {base['step']}; to step {end} of {config.batch_tokens} "
+        f"tokens, {config.optimizer}, learning rate {config.learning_rate}, seed {config.seed}"
+        + (f"; resumed at step {run.step}" if config.resume else ""))
     drafter = Predictor(rebuild(base, device), config, rows, device, log)
     refiner = Predictor(run.model, config, rows, device, log)
 
     # ---- fit, on drafts and without in turn
     metrics, attempts, before = {}, {}, {}
     if not config.eval_only:
-        write_config(run, given, f"{device.type} ({why})", argv)
-        tasks = training_tasks(config, data, path)
+        write_config(run, given, f"{device.type} ({why})", argv, canvas=canvas)
         run.extra["drafts"] = found["drafts"] if found else make_drafts(drafter, tasks, path)
         drafts = Drafts(run.extra["drafts"], tasks, data.banned, drafter)
-        plain = [query for query in make_queries(data.val, 1, config) if query.answer is not None]
-        guesses = [p.grid for p in drafter.predict_queries(plain)[0]] if plain else []
-        fit(run, Alternating(data, drafts, rows),
-            (lambda: validate(refiner, plain, guesses)) if plain else None)
+        queries = known_queries(data.val, config)
+        answered = [p.grid for p in drafter.predict_queries(queries)[0]] if queries else []
+        fit(run, Alternating(training_stream(config, data, rows, device), drafts),
+            (lambda: validate(refiner, queries, answered)) if queries else None)
         metrics["train_minutes"] = run.seconds / 60
 
     # ---- predict and score, with the averaged weights
@@ -151,8 +151,8 @@ def training_tasks(config, data, path):
     """Returns tasks whose test pairs the base network never trained on, with unique ids.
 
     With `holdout` these are the pairs that train.py kept out; else tasks of refine_train. None of
-    them may be known to the base network, or be asked in val or test: its draft would be the
-    answer, and teach to copy.
+    them may be known to the base network, or stand in val or test: its draft would be the answer,
+    and teach to copy.
     """
     seen = set(data.banned)
     if config.holdout:
@@ -160,10 +160,9 @@ def training_tasks(config, data, path):
         for task in data.train:
             if task.id in data.protected:
                 continue
-            pairs = {False: [], True: []}
-            for pair in known_pairs(task):
-                pairs[held_out(pair, config.holdout)].append(pair)
-            tasks.append(task._replace(train=pairs[False], test=pairs[True]))
+            kept_out = [pair for pair in known_pairs(task) if held_out(pair, config.holdout)]
+            trained = [pair for pair in known_pairs(task) if not held_out(pair, config.holdout)]
+            tasks.append(task._replace(train=trained, test=kept_out))
         seen.update(pair_key(*pair) for task in tasks for pair in task.train)
     elif not config.demos:
         raise UserError("demos = 0: this network knows the tasks it was trained on and no other, "
@@ -171,33 +170,32 @@ def training_tasks(config, data, path):
                         "same: the pairs held out are drafted")
     elif config.refine_train == "oned":
         stream = Generated(config, data.families, data.banned, "refine")
-        fresh = (task for step in itertools.count() for task, _ in stream.step_tasks(step))
+        fresh = (task._replace(id=f"{task.id}#{step}") for step in itertools.count()
+                 for task, _ in stream.step_tasks(step))
         tasks = list(itertools.islice(fresh, config.refine_tasks))
     else:
-        tasks, _, _ = guard(load_tasks(config.refine_train), data.val + data.test + data.train)
+        tasks = load_tasks(config.refine_train, drawer(config, "refine", data.families))
+        tasks, _, _ = guard(tasks, data.val + data.test + data.train)
     usable = []
     for task in tasks:
         known = [pair for pair in task.test if pair[1] is not None]
-        if known and task.train:               # else nothing told the network its rule
+        if known and task.train:               # without demonstrations the rule is unknown
             usable.append(task._replace(test=known))
         if any(pair_key(*pair) in seen for pair in known):
             raise UserError(f"{path}: task {task.id} has a query that this network trained on, or "
                             "that val or test holds; its draft would leak the answer. Draft other "
                             "tasks: --refine_train=; or train it with --holdout")
-    usable = usable[:config.refine_tasks]
-    if config.task_embed:                      # the row of the embedding goes by the id
-        return usable
-    return [task._replace(id=f"{task.id}#{n}") for n, task in enumerate(usable)]
+    return usable[:config.refine_tasks]
 
 
 def make_drafts(drafter, tasks, path):
-    """Returns drafts [(number of the task, of its test input, grid)], most of them wrong.
+    """Returns drafts [(number of the task, of its test input, grid as lists)], most of them wrong.
 
     The network decodes the tasks that it fails in the plain view, and as many others.
     """
     started, config, log = time.time(), drafter.config, drafter.log
-    queries = [q._replace(proposal=q.answer) for q in make_queries(tasks, 1, config)]
-    exact = drafter.judge(queries)["exact"]
+    queries = known_queries(tasks, config)
+    exact = drafter.judge([q._replace(proposal=q.answer) for q in queries])["exact"]
     failed = {query.task.id for query, right in zip(queries, exact) if not right}
     hard = [task for task in tasks if task.id in failed]
     easy = [task for task in tasks if task.id not in failed]
@@ -208,7 +206,7 @@ def make_drafts(drafter, tasks, path):
     for n, task in enumerate(tasks):
         for i, (_, answer) in enumerate(task.test):
             for grid in filter(drafter.fits, attempts.get((task.id, i), [])):
-                drafts.append((n, i, torch.tensor(grid.copy())))
+                drafts.append((n, i, grid.tolist()))
                 wrong += not same(grid, answer)
     if not wrong:
         raise UserError(f"{path}: of {len(tasks)} tasks that it never saw it answers none with a "
@@ -226,18 +224,26 @@ class Drafts:
     def __init__(self, drafts, tasks, banned, drafter):
         """banned: keys of the pairs of val and test, which no recolored document may show."""
         self.config, self.banned = drafter.config, banned
+        c = self.config
         queries = []
         for n, i, grid in drafts:
-            answer = tasks[n].test[i][1]
-            for symmetry in range(SYMMETRIES if self.config.symmetries else 1):
-                queries.append(Query(tasks[n], i, 0, symmetry, IDENTITY, answer, grid.numpy()))
+            answer, grid = tasks[n].test[i][1], np.array(grid, np.uint8)
+            for symmetry in range(SYMMETRIES if c.symmetries else 1):
+                query = Query(tasks[n], i, 0, symmetry, IDENTITY, answer, grid)
+                if not self.shows_banned(query, IDENTITY):
+                    queries.append(query)
         self.set = drafter.query_set(queries)
         self.queries = [queries[q] for q in self.set.fitting]
-        right = np.array([same(query.draft, query.answer) for query in self.queries], bool)
-        share = np.where(right, self.config.refine_right, 1 - self.config.refine_right)
-        share = share / np.where(right, max(1, right.sum()), max(1, (~right).sum()))
-        self.chances = share / share.sum()     # of each document
         self.lengths = self.set.documents.lengths()
+        # refine_right of the chances go to right drafts, the rest to wrong ones
+        right = np.array([same(query.draft, query.answer) for query in self.queries], bool)
+        share = np.where(right, c.refine_right, 1 - c.refine_right)
+        share = share / np.where(right, max(1, right.sum()), max(1, (~right).sum()))
+        if not share.any():
+            raise UserError(f"no draft can be shown: refine_right = {c.refine_right} of them are "
+                            f"right, and max_answer = {c.max_answer} is kept free of max_len = "
+                            f"{c.max_len}; raise --max_len, or change --refine_right")
+        self.chances = share / share.sum()     # of each document
 
     def step(self, step):
         """Returns the TrainingStep of step i, which follows from (seed, i)."""
@@ -249,15 +255,19 @@ class Drafts:
         colors = np.array([self.recolor(self.queries[d], rng) for d in drawn])
         return TrainingStep(self.set.pairs, self.set.documents.take(drawn)._replace(colors=colors))
 
+    def shows_banned(self, query, colors):
+        """Returns whether a document shows a pair of val or test under a color table."""
+        own = query.task.test[query.test][0], query.answer
+        pairs = [*query.task.train[:self.config.demos], own]
+        shown = view_pairs(pairs, query.symmetry, colors)
+        return any(pair_key(*pair) in self.banned for pair in shown)
+
     def recolor(self, query, rng):
         """Returns a color table under which the document shows no pair of val or test."""
         fixed = fixed_colors(query.task, self.config.demos == 0)
-        own = query.task.test[query.test][0], query.answer
-        pairs = [*query.task.train[:self.config.demos], own]
         for _ in range(8 if self.config.colors else 0):
             colors = random_colors(rng, fixed)
-            shown = view_pairs(pairs, query.symmetry, colors)
-            if not any(pair_key(*pair) in self.banned for pair in shown):
+            if not self.shows_banned(query, colors):
                 return colors
         return IDENTITY
 
@@ -265,14 +275,8 @@ class Drafts:
 class Alternating:
     """Steps of train.py's own stream and steps with drafts in turn."""
 
-    def __init__(self, data, drafts, rows):
-        self.drafts, config = drafts, drafts.config
-        if data.generated:
-            self.fresh = Generated(config, data.families, data.banned)
-        else:
-            device = drafts.set.pairs.tokens.device
-            self.fresh = FromTasks(data.train, config, rows, device, data.protected)
-        self.device_pairs = self.fresh.device_pairs
+    def __init__(self, fresh, drafts):
+        self.fresh, self.drafts, self.device_pairs = fresh, drafts, fresh.device_pairs
 
     def steps(self, start, workers):
         for step, fresh in enumerate(self.fresh.steps(start, workers), start):
@@ -284,51 +288,58 @@ class Alternating:
 
 
 def read_drafts(refiner, queries, drafts):
-    """Returns the queries' answers after their drafts, grids or None; without a draft: None."""
-    asked = [k for k, grid in enumerate(drafts) if grid is not None and refiner.fits(grid)]
-    answers = [None] * len(queries)
-    if asked:
-        reading = [queries[k]._replace(draft=drafts[k], proposal=drafts[k]) for k in asked]
-        for k, prediction in zip(asked, refiner.predict_queries(reading)[0]):
-            answers[k] = prediction
-    return answers
+    """Returns a Prediction for each query that reads its draft; None where there is no draft.
+
+    The draft is the first proposal, too. A draft that is too long is not read.
+    """
+    readable = [k for k, grid in enumerate(drafts) if grid is not None and refiner.fits(grid)]
+    predictions = [None] * len(queries)
+    if readable:
+        reading = [queries[k]._replace(draft=drafts[k], proposal=drafts[k]) for k in readable]
+        for k, prediction in zip(readable, refiner.predict_queries(reading)[0]):
+            predictions[k] = prediction
+    return predictions
+
+
+def wrong_cells(grid, answer):
+    """Returns how many cells differ; -1 for another shape, or no grid."""
+    if grid is None or grid.shape != answer.shape:
+        return -1
+    return int((grid != answer).sum())
 
 
 def compare(queries, drafts, refined):
-    """Returns what became of drafts: exact grids and cells, before and after; fixed; broken.
+    """Returns what became of drafts when they were read: `refined` Predictions or None.
 
-    A query without a corrected grid keeps its draft.
+    Exact grids and cells, before and after; fixed; broken; near misses. A query without a corrected
+    grid keeps its draft.
     """
-    rows = []
-    for query, draft, grid in zip(queries, drafts, refined):
-        answer = query.answer
-        wrong = [-1, -1]                       # cells; -1: another shape, or no grid
-        for k, found in enumerate((draft, draft if grid is None else grid)):
-            if found is not None and found.shape == answer.shape:
-                wrong[k] = int((found != answer).sum())
-        rows.append((*wrong, answer.size))
-    before, after, size = np.array(rows).T
+    grids = [draft if p is None or p.grid is None else p.grid for draft, p in zip(drafts, refined)]
+    size = np.array([query.answer.size for query in queries])
+    wrong, metrics = {}, {}
+    for name, found in (("before", drafts), ("after", grids)):
+        cells = np.array([wrong_cells(grid, query.answer) for grid, query in zip(found, queries)])
+        metrics[f"single_{name}"] = float((cells == 0).mean())
+        metrics[f"cells_{name}"] = float(np.where(cells < 0, 0, 1 - cells / size).mean())
+        wrong[name] = cells
+    before, after = wrong["before"], wrong["after"]
     near = (before > 0) & (before <= NEAR)
-    return dict(
-        single_before=float((before == 0).mean()), single_after=float((after == 0).mean()),
-        cells_before=float(np.where(before < 0, 0, 1 - before / size).mean()),
-        cells_after=float(np.where(after < 0, 0, 1 - after / size).mean()),
-        fixed=int(((before != 0) & (after == 0)).sum()),
-        broken=int(((before == 0) & (after != 0)).sum()),
-        near_misses=int(near.sum()), near_misses_fixed=int((near & (after == 0)).sum()),
-        wrong_shapes=int((before < 0).sum()))
+    counts = dict(fixed=(before != 0) & (after == 0), broken=(before == 0) & (after != 0),
+                  near_misses=near, near_misses_fixed=near & (after == 0), wrong_shapes=before < 0)
+    return {**metrics, **{name: int(mask.sum()) for name, mask in counts.items()}}
 
 
-def validate(refiner, queries, guesses):
-    """Corrects the base network's guesses at val's plain queries. Returns metrics."""
-    refined = read_drafts(refiner, queries, guesses)
-    refined = [prediction and prediction.grid for prediction in refined]
-    m = compare(queries, guesses, refined)
+def validate(refiner, queries, answered):
+    """Corrects what the base network answered to val's plain queries. Returns metrics."""
+    m = compare(queries, answered, read_drafts(refiner, queries, answered))
     refiner.log(f"  val: exact {m['single_before']:.1%} -> {m['single_after']:.1%}  cells "
                 f"{m['cells_before']:.1%} -> {m['cells_after']:.1%}  fixed {m['fixed']}  broken "
                 f"{m['broken']}  near misses {m['near_misses']}, of them fixed "
                 f"{m['near_misses_fixed']}")
-    return {**m, "exact": m["single_after"], "loss": 1 - m["cells_after"]}
+    scores = refiner.judge([query._replace(draft=grid, proposal=query.answer)
+                            for query, grid in zip(queries, answered)])
+    loss = scores["nll"].sum() / max(1, scores["tokens"].sum())
+    return {**m, "exact": m["single_after"], "loss": loss}
 
 
 def predict_and_score(drafter, refiner, tasks, step):
@@ -342,16 +353,15 @@ def predict_and_score(drafter, refiner, tasks, step):
 
     # answers without a draft, then answers to the best of these; both vote
     first, _ = refiner.predict(tasks, config.views)
-    queries, drafts = [], []
-    attempts = votes_of(first)
-    for query in make_queries(tasks, config.views, config):
-        for grid in attempts.get(query.key, [])[:DRAFTS]:
-            queries.append(query)
-            drafts.append(grid)
-    second = read_drafts(refiner, queries, drafts)
+    without, attempts = refiner.score_attempts(tasks, first)
+    path = log.folder / "submission.json"
+    write_json(path, submission(tasks, attempts))
+    votes = votes_of(first)
+    reading = [(query, grid) for query in make_queries(tasks, config.views, config)
+               for grid in votes.get(query.key, [])[:DRAFTS]]
+    second = read_drafts(refiner, *zip(*reading)) if reading else []
     predictions = first + [prediction for prediction in second if prediction is not None]
     scores, attempts = refiner.score_attempts(tasks, predictions)
-    path = log.folder / "submission.json"
     write_json(path, submission(tasks, attempts))
     log(f"predictions: {len(predictions)}, {len(predictions) - len(first)} of them after a draft, "
         f"in {clock(time.time() - started)}; attempts are in {path}")
@@ -360,15 +370,16 @@ def predict_and_score(drafter, refiner, tasks, step):
         return {}, attempts, base_attempts
 
     # what one draft became: the base network's answer in the plain view, corrected
-    plain = [query for query in make_queries(tasks, 1, config) if query.answer is not None]
-    grids = {(p.task, p.test): p.grid for p in base_predictions if p.view == 0}
-    drafts = [grids[query.key] for query in plain]
-    refined = [p and p.grid for p in read_drafts(refiner, plain, drafts)]
-    rows = [row for row in zip(plain, drafts, refined) if row[2] is not None]
-    for query, _, grid in [row for row in rows if not same(row[2], row[1])][:3]:
-        log(show.picture(query.task, query.test, grid, "refined"))
-    metrics = compare(plain, drafts, refined)
-    without = score(tasks, first, votes_of(first))
+    queries = known_queries(tasks, config)
+    answered = {(p.task, p.test): p.grid for p in base_predictions if p.view == 0}
+    drafts = [answered[query.key] for query in queries]
+    refined = read_drafts(refiner, queries, drafts)
+    pictures = 0
+    for query, draft, p in zip(queries, drafts, refined):
+        if pictures < 3 and p is not None and p.grid is not None and not same(p.grid, draft):
+            log(show.picture(query.task, query.test, p.grid, "refined"))
+            pictures += 1
+    metrics = compare(queries, drafts, refined)
     for name, found in (("before", base_scores), ("without_draft", without), ("after", scores)):
         for key in ("pass1", "pass2", "oracle", "pass1_by_votes", "pass2_by_votes"):
             if key in found:
@@ -393,7 +404,7 @@ def load_base(config):
     check_same_network(base, wanted, path)
     may_change = {*MAY_CHANGE, "eval_only", "dtype", "eval_every"}
     may_change |= {name for name in vars(config) if name.startswith("refine_")}
-    if config.eval_only or not config.holdout:           # else what was held out depends on them
+    if config.eval_only:                       # else the base network may have trained on them
         may_change |= {"test", "tasks"}
     differences = differing_knobs(base, config, may_change)
     if differences:

@@ -20,14 +20,14 @@ from arc.leaks import task_key
 from arc.report import write_report
 from arc.score import submission, votes_of
 from arc.tasks import canvas_for, check_canvas, load_data, write_json
-from engine.batches import IGNORE, QUERY, Batch, FromTasks, Generated, gather, pack, send
+from engine.batches import IGNORE, Batch, gather, pack, send, training_stream
 from engine.cuda_graphs import GraphedStep
 from engine.devices import autocast, describe_step, is_compiled, pick_device
 from engine.optim import Optimizer, averaged, learning_rate
 from engine.predict import Predictor, known_queries
-from engine.runs import (Log, Progress, Run, check_known, check_same_network, clock, command_line,
-                         interruptible, load_checkpoint, model_config, prepare_folder, rebuild,
-                         start_from, task_rows, write_config)
+from engine.runs import (Log, Progress, Run, announce, check_known, check_same_network, clock,
+                         command_line, interruptible, load_checkpoint, model_config, prepare_folder,
+                         rebuild, start_from, task_rows, write_config)
 from model import GPT
 
 
@@ -35,7 +35,7 @@ def main(argv=None):
     """Runs with the arguments of a command line. Returns the metrics."""
     # ---- set-up: knobs, device, folder, and the checkpoint to start or go on from
     started = time.time()
-    config, given = load_config(sys.argv[1:] if argv is None else argv)   # given: knobs that are set
+    config, given = load_config(sys.argv[1:] if argv is None else argv)
     device, why = pick_device(config)
     torch.manual_seed(config.seed)
     torch.set_float32_matmul_precision("high")    # TF32 where float32 meets an NVIDIA GPU
@@ -46,10 +46,10 @@ def main(argv=None):
     source = f"{config.out_dir}/ckpt.pt" if config.resume else config.init_from
     checkpoint = open_checkpoint(config, source) if source else None
 
-    # ---- data: tasks after the leak guard. Row 0 of the task embedding stands for tasks never
-    # seen; it is trained where documents have demonstrations, too
+    # ---- data: tasks after the leak guard. Row 0 of the task embedding is for tasks never trained
+    # on; with demonstrations in the documents it is trained, too
     data = load_data(config)
-    # a task is known by its id and its demonstrations: files may change
+    # an id alone is not enough to know a task by: files may be edited
     task_ids = [(task.id, task_key(task)) for task in data.train] if config.task_embed else []
     rows = task_rows(task_ids, data.train + data.val + data.test)
     canvas = choose_canvas(config, data, checkpoint)
@@ -68,7 +68,7 @@ def main(argv=None):
         start_from(model, task_ids, checkpoint, source)
 
     # ---- fit
-    stream = make_stream(config, data, rows, device)
+    stream = training_stream(config, data, rows, device)       # step i follows from (seed, i)
     predictor = Predictor(model, config, rows, device, log)    # teacher forcing, decoding
     for path in stale:                         # set-up succeeded: delete the old run's files
         path.unlink()
@@ -101,11 +101,11 @@ def fit(run, stream, validate=None):
     """
     config, model, optimizer, device = run.config, run.model, run.optimizer, run.device
     forward_backward = ForwardBackward(config, model, stream, device)
-    # processes that prepare the next steps meanwhile
+    # processes that prepare the next steps while this one trains
     workers = config.workers if config.workers >= 0 else 4 if device.type == "cuda" else 0
     steps = iter(stream.steps(run.step, workers))
     micro_tokens = config.micro_limit()        # tokens at once; halved when memory runs out
-    # (over all outputs, over the queries' outputs), and a norm: they stay on the device
+    # of the last step alone, over all outputs and over the queries'; left on the device
     losses, grad_norm = torch.zeros(2), torch.zeros(())
     progress = Progress(run)
     model.train()
@@ -118,7 +118,7 @@ def fit(run, stream, validate=None):
             if evaluate or keep or stop or progress.due(config.log_every):
                 run.check_finite(losses.tolist(), float(grad_norm))
                 progress.report(losses.tolist(), float(grad_norm))
-                # schedule-free evaluates the average of the weights; training goes on with others
+                # schedule-free evaluates the average of the weights and trains other ones
                 if evaluate and validate:
                     with averaged(model, optimizer):
                         metrics = validate()
@@ -134,7 +134,7 @@ def fit(run, stream, validate=None):
             # ---- one step: documents, gradients, clip, update
             try:
                 step = next(steps)
-            except RuntimeError:               # Ctrl-C reached a worker before it could ignore it
+            except RuntimeError:               # a worker may die of Ctrl-C as it starts
                 if interrupted():
                     continue
                 raise
@@ -178,9 +178,10 @@ class ForwardBackward:
         pairs = self.stream.device_pairs if step.pairs is None else step.pairs.to(self.device)
         documents = step.documents
         # how many tokens of all outputs, and of the queries' outputs, are to be predicted
-        targets = [documents.count_targets(), documents.count_targets(QUERY)]
+        targets = [documents.count_targets(), documents.answer_lengths().sum()]
         targets = send(torch.tensor(targets), self.device)
-        capacity = micro_tokens if self.compiled else 0                 # 0: no filler
+        # compiled, each micro-batch is filled up to one size
+        capacity = micro_tokens if self.compiled else 0
         losses = torch.zeros(2, device=self.device)
         for which in pack(documents.lengths(), micro_tokens):           # documents of a micro-batch
             # T tokens of the chosen documents, laid end to end
@@ -195,9 +196,8 @@ class ForwardBackward:
             torch._dynamo.mark_dynamic(batch.cu_seqlens, 0)
         with autocast(self.config, self.device):
             logits = self.network(batch.tokens, batch.coords, batch.cu_seqlens, batch.task_view)
-        nll = F.cross_entropy(logits.float(), batch.targets,            # logits: (T, V)
-                              ignore_index=IGNORE, reduction="none")    # (T,), 0 where ignored
-        # the division by the targets of the whole step
+        # logits (T, V); nll (T,), 0 where there is no target
+        nll = F.cross_entropy(logits.float(), batch.targets, ignore_index=IGNORE, reduction="none")
         loss = nll.sum() / targets[0]
         loss.backward()
         # what the log shows: the loss over the queries' outputs alone
@@ -207,7 +207,7 @@ class ForwardBackward:
 
 def validate(predictor, queries, step):
     """Judges the known answers of val, and shows one prediction as a picture. Returns metrics."""
-    # in one pass: every argmax right under teacher forcing is what greedy decoding would answer
+    # in one pass: if every token is the likeliest given the truth, greedy decoding answers the same
     metrics = judge_answers(predictor, queries)
     parts = [f"loss {metrics['loss']:.4f}", f"cells {metrics['cells']:.1%}",
              f"exact {metrics['exact']:.1%} of {metrics['n']}"]
@@ -215,9 +215,9 @@ def validate(predictor, queries, step):
         if f"exact_{kind}" in metrics:
             parts.append(f"{kind} {metrics[f'exact_{kind}']:.1%}")
     predictor.log(f"  val: {'  '.join(parts)}")
-    # another query each time
+    # another query each time, and another family
     shown = queries[7 * (step // predictor.config.eval_every) % len(queries)]
-    (prediction,), _ = predictor.predict_queries([shown._replace(proposal=None)])
+    (prediction,), _ = predictor.predict_queries([shown])
     predictor.log(show.picture(shown.task, shown.test, prediction.grid, "prediction") + "\n")
     return metrics
 
@@ -227,7 +227,7 @@ def judge_answers(predictor, queries):
 
     Teacher forcing: the answer is given, and each of its tokens judged before it is read.
     """
-    scores = predictor.judge(queries)
+    scores = predictor.judge([query._replace(proposal=query.answer) for query in queries])
     unfit = int((scores["tokens"] == 0).sum())
     if unfit:
         c = predictor.config
@@ -269,9 +269,9 @@ def predict_and_score(predictor, tasks, step):
         write_json(path, submission(tasks, attempts))
         log(f"attempts are reranked by their likelihood under {config.rerank_views} views; "
             f"{clock(time.time() - started)} so far")
-    for task in tasks[:2]:                     # two pictures of what was submitted first
+    for task in tasks[:2]:                     # two pictures of what was submitted
         best = (attempts.get((task.id, 0)) or [None])[0]
-        log(show.picture(task, 0, best, "voted"))
+        log(show.picture(task, 0, best, "attempt 1"))
 
     # score what is known
     queries = known_queries(tasks, config)     # those with an answer, in the plain view
@@ -283,7 +283,8 @@ def predict_and_score(predictor, tasks, step):
                    seconds=time.time() - started, source=config.test,
                    times_scored=log.times_scored(config.test))
     log.record(kind="test", **metrics)
-    log_families(metrics["families"], log)
+    if len(metrics["families"]) > 1:
+        log_families(metrics["families"], log)
     return metrics, attempts
 
 
@@ -292,7 +293,7 @@ def predict_and_score(predictor, tasks, step):
 
 
 def open_checkpoint(config, path):
-    """Returns the checkpoint to start or go on from: before the data, as a path may be wrong."""
+    """Returns the checkpoint to start or go on from."""
     if config.resume and not Path(path).exists():
         raise UserError(f"{path} does not exist: nothing was saved there yet. Start again without "
                         "--resume")
@@ -310,32 +311,16 @@ def choose_canvas(config, data, checkpoint):
     # generated tasks are not there yet: the widest that may come
     least = oned.widest(data.families, config.oned_max_width) if data.generated else 1
     canvas = config.canvas
-    if not canvas:                             # outputs of test pairs may not tell their size
+    if not canvas:                             # `canvas_for` does not look at test outputs
         canvas = checkpoint["model_config"]["canvas"] if checkpoint else canvas_for(tasks, least)
     check_canvas(tasks, canvas)
     return canvas
 
 
-def make_stream(config, data, rows, device):
-    """Returns the training stream: its step i follows from (seed, i)."""
-    if data.generated:
-        return Generated(config, data.families, data.banned)
-    return FromTasks(data.train, config, rows, device, data.protected)
-
-
-def announce(data, model, log):
-    for line in data.lines:
-        log(line)
-    network, tables = model.count_parameters()
-    log(f"model: {network:,} parameters and {tables:,} in embedding tables; encoding "
-        f"{model.config.encoding}, canvas {model.config.canvas}")
-
-
 def log_families(families, log):
     names = sorted(families)
-    if len(names) > 1:
-        log("\ntest, exact by family, one view:")
-    for i in range(0, len(names) if len(names) > 1 else 0, 3):
+    log("\ntest, exact by family, one view:")
+    for i in range(0, len(names), 3):
         log("  " + "  ".join(f"{name:18s} {families[name]:6.1%}" for name in names[i:i + 3]))
 
 
@@ -344,6 +329,8 @@ def solve(config, device, why, log, started):
     path = config.init_from or f"{config.out_dir}/ckpt.pt"
     checkpoint = load_checkpoint(path)
     data = load_data(config)
+    if not data.test:
+        raise UserError("nothing to solve: name tasks with --test= or --tasks=")
     canvas = choose_canvas(config, data, checkpoint)
     # the config must describe the network that was trained
     wanted = model_config(config, canvas, checkpoint["model_config"]["n_tasks"])

@@ -12,7 +12,7 @@ class Task(NamedTuple):
 
 
 class Query(NamedTuple):
-    """One test input of a task under one view, and perhaps a guess at its output.
+    """One test input of a task under one view, and perhaps a proposal for its output.
 
     The truth stands in task.test and nowhere else. A proposal, to be judged or verified, and a
     draft, to be read before the answer, stand here and nowhere else: grids in the task's own

@@ -50,9 +50,10 @@ def check_grid(grid, where):
     is_rows = isinstance(grid, list) and all(isinstance(row, list) and row for row in grid)
     if not is_rows or not grid:
         raise UserError(f"{where}: empty grid, or not a list of rows of cells")
-    widths = sorted({len(row) for row in grid})
-    if len(widths) > 1:
-        raise UserError(f"{where}: ragged grid, its rows have {widths} cells")
+    for i, row in enumerate(grid):
+        if len(row) != len(grid[0]):
+            raise UserError(f"{where}: ragged grid, row {i} has {len(row)} cells and row 0 has "
+                            f"{len(grid[0])}")
     for row in grid:
         for cell in row:
             if type(cell) is not int or not 0 <= cell < COLORS:

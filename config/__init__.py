@@ -66,7 +66,7 @@ class Config:
 
     # -- the generator behind `oned` (arc/oned.py)
     oned_min_width: int = knob(7, "cells; families that need more get their minimum", 1)
-    oned_max_width: int = knob(16, "cells")
+    oned_max_width: int = knob(16, "cells of the widest row")
     oned_families: str = knob("", "\"1d_fill,1d_flip\"; empty: all 18")
     oned_held_out: str = knob("", "families never trained on, which alone make up val and test")
     oned_lift: float = knob(0.2, "share of tasks lifted to 2D", 0, 1)
@@ -83,17 +83,17 @@ class Config:
 
     # -- optimisation
     optimizer: str = knob("muon_schedulefree", "or schedulefree, adamw, muon")
-    learning_rate: float = knob(1e-2, "peak rate of both parts: Muon's updates have AdamW's size")
+    learning_rate: float = knob(1e-2, "peak rate, of Muon and AdamW alike: updates have one size")
     max_steps: int = knob(2400, "steps of batch_tokens", 0)
     batch_tokens: int = knob(1536, "tokens a step, in whole documents; on `oned` many small steps "
                              "beat few large ones", 1)
     micro_tokens: int = knob(0, "tokens at once; 0: all. Halved when memory runs out", 0)
-    warmup: float = knob(0.02, "share of the steps", 0, 1)
+    warmup: float = knob(0.02, "share of the steps in which the rate rises", 0, 1)
     decay: float = knob(0.3, "share of the steps; adamw and muon fall linearly to 0", 0, 1)
     weight_decay: float = knob(0.2, "on matrices", 0)
     embed_decay: float = knob(0.0, "on embeddings and the encoding's projection", 0)
     beta1: float = knob(0.9, "AdamW, and the interpolation of schedule-free", 0.01, 0.9999)
-    beta2: float = knob(0.98, "AdamW", 0, 0.9999)
+    beta2: float = knob(0.98, "of AdamW's second moment", 0, 0.9999)
     grad_clip: float = knob(1.0, "norm; 0: none", 0)
 
     # -- evaluation
@@ -115,7 +115,7 @@ class Config:
     # -- the machine
     device: str = knob("", "cuda, mps, cpu; empty: the first of these that works")
     dtype: str = knob("", "bfloat16 or float32; empty: bfloat16 on NVIDIA GPUs since Ampere")
-    compile: bool = knob(True, "torch.compile and CUDA graphs: train.py on CUDA in bfloat16")
+    compile: bool = knob(True, "torch.compile and CUDA graphs, on CUDA in bfloat16")
     workers: int = knob(-1, "processes that prepare batches; -1: 4 on CUDA, else 0", -1, 256)
     log_every: int = knob(100, "steps", 1)
     keep_every: int = knob(0, "steps between snapshots that are kept; 0: none", 0)
@@ -221,15 +221,17 @@ def read_config(path):
 def unknown_knob(key, where, kinds):
     near = difflib.get_close_matches(key, kinds, 1, 0.6)
     near += [name for name in kinds if "".join(word[0] for word in name.split("_")) == key]
-    near = [RENAMED[key]] if key in RENAMED else near
     cure = "; config/__init__.py lists them, and --help prints them"
-    if near:
+    if key in RENAMED:
+        near = [RENAMED[key]]
+        cure = f"; it was renamed: did you mean {near[0]} ({kinds[near[0]].__name__})?"
+    elif near:
         cure = f"; did you mean {near[0]} ({kinds[near[0]].__name__})?"
     return UserError(f"{where}: there is no knob {key!r}{cure}")
 
 
 def usage():
-    lines = ["python train.py config/NAME.py --key=value ...   The knobs, their defaults, advice:"]
+    lines = ["python train.py [config/NAME.py] --key=value ...   (a bare --key means True)"]
     for field in dataclasses.fields(Config):
         lines.append(f"  {f'--{field.name}={field.default!r}':34} {field.metadata['advice']}")
     return "\n".join(lines)

@@ -80,11 +80,9 @@ class Documents(NamedTuple):
         s = self.slices
         return np.bincount(s.document, s.length, len(self.task_view)).astype(int)
 
-    def count_targets(self, kind=None):
-        """Returns the number of target tokens: of all outputs, or of those of one kind."""
-        s = self.slices
-        chosen = s.kind > 0 if kind is None else s.kind == kind
-        return int(s.targets[chosen].sum())
+    def count_targets(self):
+        """Returns the number of target tokens: those of all outputs but drafts."""
+        return self.slices.targets[self.slices.kind > 0].sum()
 
     def answer_lengths(self):
         """Returns how many tokens the query's output has in each document, (D,)."""
@@ -188,37 +186,34 @@ class Batch(NamedTuple):
 
 
 def pad(documents, capacity, max_len):
-    """Returns (documents, lengths) filled up to `capacity` tokens with documents that are ignored.
+    """Returns (slices, lengths) filled up to `capacity` tokens with documents that are ignored.
 
     Those have at most max_len tokens; empty ones make their number a multiple of
-    DOCUMENT_MULTIPLE, so that compiled and recorded steps see few shapes.
+    DOCUMENT_MULTIPLE, so that compiled and recorded steps see few shapes. What they show does not
+    matter: the colors and the task of the first document.
     """
     lengths = documents.lengths()
     filler = [min(max_len, capacity - a) for a in range(lengths.sum(), capacity, max_len)]
-    D = len(lengths)
-    empty = -(D + len(filler)) % DOCUMENT_MULTIPLE
-    rows = [(0, length, D + i, 0, 0, 0, 0) for i, length in enumerate(filler)]
-    more = np.array(rows, np.int64).reshape(-1, len(PairSlices._fields)).T
-    columns = [np.concatenate(both) for both in zip(documents.slices, more)]
-    extra = len(filler) + empty
-    colors = np.concatenate([documents.colors, np.tile(IDENTITY, (extra, 1))])
-    task_view = np.concatenate([documents.task_view, np.zeros((extra, 2), int)])
+    empty = -(len(lengths) + len(filler)) % DOCUMENT_MULTIPLE
+    rows = np.zeros((len(filler), len(PairSlices._fields)), np.int64)
+    rows[:, 1] = filler
+    columns = [np.concatenate(both) for both in zip(documents.slices, rows.T)]
     lengths = np.concatenate([lengths, filler, np.zeros(empty)]).astype(int)
-    return Documents(PairSlices(*columns), colors, task_view), lengths
+    return PairSlices(*columns), lengths
 
 
 def gather(pairs, documents, capacity=0, max_len=0):
     """Returns the Batch of documents, on the device of `pairs`; see `pad` for a capacity."""
     device = pairs.tokens.device
-    lengths = documents.lengths()
+    slices, lengths = documents.slices, documents.lengths()
     if capacity:
-        documents, lengths = pad(documents, capacity, max_len)
+        slices, lengths = pad(documents, capacity, max_len)
     T = int(lengths.sum())
     ends = np.cumsum(np.concatenate([[0], lengths])).astype(np.int32)
 
     def ready(array):
         return send(torch.from_numpy(np.ascontiguousarray(array)), device)
-    s = PairSlices(*ready(np.stack(documents.slices)))
+    s = PairSlices(*ready(np.stack(slices)))
     colors, task_view = ready(documents.colors), ready(documents.task_view)
 
     segment = torch.arange(len(s.start), device=device)
@@ -331,9 +326,20 @@ class Generated:
 
     def steps(self, start, workers):
         """Returns the steps from `start` on, prepared by that many processes."""
-        return DataLoader(self, batch_size=None, sampler=range(start, len(self)),
-                          collate_fn=unchanged, num_workers=workers,
-                          worker_init_fn=ignore_interrupt)
+        return loader(self, workers, range(start, len(self)))
+
+
+def training_stream(config, data, task_rows, device):
+    """Returns the stream of a run: `steps(start, workers)` gives its TrainingSteps."""
+    if data.generated:
+        return Generated(config, data.families, data.banned)
+    return FromTasks(data.train, config, task_rows, device, data.protected)
+
+
+def loader(dataset, workers, order=None):
+    """Returns the steps of a dataset, prepared by that many processes."""
+    return DataLoader(dataset, batch_size=None, sampler=order, collate_fn=unchanged,
+                      num_workers=workers, worker_init_fn=ignore_interrupt)
 
 
 def random_round(value, rng):
@@ -415,8 +421,7 @@ class FromTasks(IterableDataset):
         plan = copy.copy(self)
         plan.start, plan.device_pairs = start, copy.copy(self.device_pairs)
         del plan.device_pairs.tokens, plan.device_pairs.coords   # what is on the device stays
-        return DataLoader(plan, batch_size=None, collate_fn=unchanged, num_workers=min(workers, 1),
-                          worker_init_fn=ignore_interrupt)
+        return loader(plan, min(workers, 1))
 
     def endless(self, rng):
         while True:

@@ -46,9 +46,8 @@ def make_queries(tasks, views, config):
 
 
 def known_queries(tasks, config):
-    """Returns the queries of known answers in the plain view, each with its answer as proposal."""
-    queries = [query for query in make_queries(tasks, 1, config) if query.answer is not None]
-    return [query._replace(proposal=query.answer) for query in queries]
+    """Returns the queries of known answers in the plain view."""
+    return [query for query in make_queries(tasks, 1, config) if query.answer is not None]
 
 
 class QuerySet:
@@ -124,14 +123,14 @@ class QuerySet:
 
         Documents of similar answers come together, then those of similar prompts.
         """
-        prompts, guesses = self.documents.lengths(), np.array(self.expected_lengths)
-        by_guess = np.log2(guesses[which] + 1).round()
+        prompts, answers = self.documents.lengths(), np.array(self.expected_lengths)
+        by_answer = np.log2(answers[which] + 1).round()
         batches, longest = [], 0
-        for d in which[np.lexsort([prompts[which], by_guess])[::-1]]:
-            longest = max(longest, prompts[d] + guesses[d])
+        for d in which[np.lexsort([prompts[which], by_answer])[::-1]]:
+            longest = max(longest, prompts[d] + answers[d])
             if not batches or (len(batches[-1]) + 1) * longest > tokens:
                 batches.append([])
-                longest = prompts[d] + guesses[d]
+                longest = prompts[d] + answers[d]
             batches[-1].append(d)
         return batches
 

@@ -76,6 +76,15 @@ class Log:
                 self(f"{key}: {value}")
 
 
+def announce(data, model, log):
+    """Logs what is trained on and judged on, and the size of the network."""
+    for line in data.lines:
+        log(line)
+    network, tables = model.count_parameters()
+    log(f"model: {network:,} parameters and {tables:,} in embedding tables; encoding "
+        f"{model.config.encoding}, canvas {model.config.canvas}")
+
+
 def prepare_folder(config):
     """Makes out_dir, or says why it cannot be used.
 
@@ -160,9 +169,10 @@ def load_checkpoint(path, network="GPT", cure="train first, or name one with --i
 
 def model_config(config, canvas, n_tasks):
     """Returns the ModelConfig of a Config. n_tasks: rows of the task embedding, 0 for none."""
-    c = config
-    return ModelConfig(c.encoding, c.n_layer, c.n_head, c.n_kv_head, c.n_embd, c.n_mlp, c.dropout,
-                       canvas, c.max_len, c.demos + 1, n_tasks, SYMMETRIES if c.view_embed else 0)
+    shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(ModelConfig)
+              if hasattr(config, field.name)}
+    return ModelConfig(**{**shared, "canvas": canvas, "n_pairs": config.demos + 1,
+                          "n_tasks": n_tasks, "n_views": SYMMETRIES if config.view_embed else 0})
 
 
 def check_same_network(found, wanted, path):

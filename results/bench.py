@@ -27,7 +27,8 @@ from engine.cuda_graphs import run_steps
 from engine.devices import autocast, pick_device
 from engine.optim import Optimizer
 from engine.runs import model_config, task_rows
-from train import ForwardBackward, choose_canvas, make_stream
+from engine.batches import training_stream
+from train import ForwardBackward, choose_canvas
 
 KINDS = {                                      # of kernels; a name holds one of these
     "attention": ("flash", "attention"),
@@ -68,7 +69,7 @@ class Bench:
         if config.task_embed:
             task_ids = [(task.id, task_key(task)) for task in data.train]
         rows = task_rows(task_ids, data.train)
-        self.stream = make_stream(config, data, rows, self.device)
+        self.stream = training_stream(config, data, rows, self.device)
         canvas = choose_canvas(config, data, None)
         n_tasks = len(task_ids) + 1 if task_ids else 0
         self.model = network.GPT(model_config(config, canvas, n_tasks)).to(self.device)

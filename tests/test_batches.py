@@ -99,8 +99,7 @@ def test_numbers_of_targets_are_those_of_the_batch():
     batch = gather(pairs, documents)
     of_query = batch.is_query == 1
     assert documents.count_targets() == (batch.targets != IGNORE).sum()
-    assert documents.count_targets(QUERY) == of_query.sum()
-    assert documents.count_targets(DEMO) == ((batch.targets != IGNORE) & ~of_query).sum()
+    assert documents.answer_lengths().sum() == of_query.sum()
     answers = torch.bincount(batch.document[of_query], minlength=5)
     assert documents.answer_lengths().tolist() == answers.tolist()
 
@@ -191,11 +190,12 @@ def test_views_differ_in_what_the_network_is_shown():
             assert [query.view for query in own] == list(range(16))
 
 
-def test_known_queries_are_plain_and_propose_their_answers():
+def test_known_queries_are_plain():
     tasks = [make_task("a", "1 > 1", "2 > 3; 4"), make_task("b", "1 > 1", "5; 6 > 78")]
     queries = known_queries(tasks, Config(symmetries=True))
     assert [query.key for query in queries] == [("a", 0), ("b", 1)]
-    assert [query.proposal.tolist() for query in queries] == [[[3]], [[7, 8]]]
+    assert [query.answer.tolist() for query in queries] == [[[3]], [[7, 8]]]
+    assert all(query.proposal is None for query in queries)
     for query in queries:
         assert query.view == query.symmetry == 0
         assert np.array_equal(query.colors, IDENTITY)
@@ -271,7 +271,9 @@ def test_prompt_and_allowance_decide_what_fits_never_the_answer(limit, fit, prop
 def test_an_answer_longer_than_the_allowance_has_failed(allowance, fitting):
     task = make_task("t", "1 > 1", "1 > 123456789")            # 11 tokens with `row` and `end`
     config = Config(max_answer=allowance)
-    assert QuerySet(known_queries([task], config), config, {}, "cpu").fitting == fitting
+    (query,) = known_queries([task], config)
+    query = query._replace(proposal=query.answer)
+    assert QuerySet([query], config, {}, "cpu").fitting == fitting
 
 
 def test_a_query_is_its_demonstrations_its_input_and_its_proposal_and_no_truth():

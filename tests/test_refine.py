@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import refine
 import train
 from arc.leaks import held_out, pair_key
-from arc.score import same
+from arc.score import Prediction, same
 from arc.task import Query, known_pairs
 from arc.tasks import load_data
 from arc.views import IDENTITY, view_pairs
@@ -155,7 +155,7 @@ def test_it_learns_to_repair_errors_it_has_never_seen():
     asking = Predictor(model, config, {}, CPU)
     queries = planted(1, 600)
     tasks = [query.task for query in queries]
-    bank = [(n, 0, torch.from_numpy(query.draft)) for n, query in enumerate(queries)]
+    bank = [(n, 0, query.draft.tolist()) for n, query in enumerate(queries)]
     drafts = refine.Drafts(bank, tasks, frozenset(), asking)
 
     class Stream:
@@ -187,7 +187,7 @@ def refine_tasks(seed, count):
 def drafts_of(config, tasks, grids, banned=frozenset(), rows=None):
     """Drafts: for each task the grids given as text."""
     asking = Predictor(refine.Refiner(tiny_config(canvas=16)), config, rows or {}, CPU)
-    bank = [(n, 0, torch.from_numpy(grid(text))) for n, texts in enumerate(grids) for text in texts]
+    bank = [(n, 0, grid(text).tolist()) for n, texts in enumerate(grids) for text in texts]
     return refine.Drafts(bank, tasks, banned, asking)
 
 
@@ -240,6 +240,27 @@ def test_recolored_documents_hold_no_pair_of_val():
         assert not any(np.array_equal(again, table) for table in tables)
 
 
+def test_a_draft_is_not_shown_where_its_pair_is_one_of_val():
+    """Turned by a symmetry, and with no other colors to choose."""
+    config = Config(**SETTINGS, symmetries=True, colors=False)
+    task = make_task("t", "12 > 21; 34 > 43", "56 > 65")
+    (pair,) = view_pairs([(task.test[0][0], task.test[0][1])], 3, IDENTITY)
+    drafts = drafts_of(config, [task], [["57"]], banned={pair_key(*pair)})
+    left = {query.symmetry for query in drafts.queries}
+    for symmetry in range(8):
+        (shown,) = view_pairs([task.test[0]], symmetry, IDENTITY)
+        assert (symmetry in left) == (pair_key(*shown) != pair_key(*pair))
+    assert 3 not in left and len(left) >= 4
+
+
+@pytest.mark.parametrize("knobs", [dict(refine_right=1.0), dict(max_len=41, max_answer=40)])
+def test_drafts_that_cannot_be_shown_are_an_error(knobs):
+    config = Config(**{**SETTINGS, **knobs})
+    task = make_task("t", "12 > 21; 34 > 43", "56 > 65")
+    with pytest.raises(UserError, match="no draft can be shown.*--refine_right"):
+        drafts_of(config, [task], [["57"]])
+
+
 @pytest.mark.parametrize("demos", [1, 0])
 def test_colors_that_only_outputs_show_are_kept_where_no_demonstration_tells_them(demos):
     config = Config(**{**SETTINGS, "demos": demos, "task_embed": not demos})
@@ -271,7 +292,7 @@ def test_a_planted_leak_is_caught(again, tmp_path, monkeypatch):
             tasks.insert(3, (load_data(config).val[0], 0))
         return tasks
     monkeypatch.setattr(refine.Generated, "step_tasks", planted)
-    with pytest.raises(UserError, match="task 1d_fill/val-0 has a query that.*val.*leak"):
+    with pytest.raises(UserError, match="task 1d_fill/val-0#0 has a query that.*val.*leak"):
         again()
     assert not (tmp_path / "run" / "refine" / "ckpt.pt").exists()
 
@@ -329,7 +350,8 @@ def test_what_became_of_drafts_is_counted_by_hand():
     queries = [query for query in make_queries(tasks, 1, Config()) if query.answer is not None]
     right, near, far = grid("1234567"), grid("1234560"), grid("0000000")
     drafts = [right, near, far, None, right]
-    refined = [near, right, near, None, None]
+    refined = [grid and Prediction("t", 0, 0, grid[0], -1.0)
+               for grid in ([near], [right], [near], [None], None)]
     m = refine.compare(queries, drafts, refined)
     assert (m["fixed"], m["broken"], m["near_misses"], m["near_misses_fixed"]) == (1, 1, 1, 1)
     assert (m["single_before"], m["single_after"], m["wrong_shapes"]) == (0.4, 0.4, 1)
@@ -435,7 +457,8 @@ ERRORS = {
     "another encoding": (dict(encoding="rope"),
                          "another network: encoding is 'quadtree' there and 'rope' here"),
     "another config": (dict(oned_max_width=8), "oned_max_width was 9 and is 8.*refine_from"),
-    "no such file": (dict(tasks="nowhere.json"), "nowhere.json: no such file"),
+    "no such file": (dict(refine_train="nowhere.json"), "nowhere.json: no such file"),
+    "other tasks": (dict(test="mine.json"), "trained with another config: test was 'oned'"),
     "eval before training": (dict(eval_only=True), "no such checkpoint.*without --eval_only"),
     "resume before training": (dict(resume=True), "no such checkpoint.*refine.py without"),
     "init_from": (dict(init_from="some.pt"), "init_from = 'some.pt'.*--refine_from"),
@@ -471,7 +494,7 @@ def test_a_finished_run_is_not_overwritten(again, tmp_path):
     with pytest.raises(UserError, match="already holds a run.*--overwrite"):
         again()
     with pytest.raises(UserError, match="no such file"):
-        again(overwrite=True, test="nowhere.json")
+        again(overwrite=True, refine_train="nowhere.json")
     assert (tmp_path / "run" / "refine" / "ckpt.pt").read_bytes() == before
 
 

@@ -21,7 +21,7 @@ from arc.views import view_pairs
 from config import Config, UserError, load_config
 from conftest import (ROOT, TINY, batch_of, checkpoint, equal, filled_model, flags, flip_tasks,
                       make_task, parameters, position_parameters, records, tiny_config, write_tasks)
-from engine import predict
+from engine import batches, predict
 from engine.batches import IGNORE, Generated
 from engine.cuda_graphs import GraphedStep
 from engine.devices import describe_step, is_compiled, pick_device, precision
@@ -514,12 +514,12 @@ def test_oversample_reaches_the_tasks_that_are_asked(tmp_path, run, monkeypatch,
 
 def keep_streams(monkeypatch):
     """Returns the list to which each FromTasks of a run is added."""
-    streams, real = [], train.FromTasks
+    streams, real = [], batches.FromTasks
 
     def from_tasks(*args):
         streams.append(real(*args))
         return streams[-1]
-    monkeypatch.setattr(train, "FromTasks", from_tasks)
+    monkeypatch.setattr(batches, "FromTasks", from_tasks)
     return streams
 
 
