@@ -33,7 +33,7 @@ from engine.optim import Optimizer, averaged
 from engine.predict import Predictor, known_queries, make_queries
 from engine.runs import (MAY_CHANGE, Log, Run, announce, check_known, check_same_network, clock,
                          command_line, differing_knobs, load_checkpoint, model_config,
-                         prepare_folder, rebuild, task_rows, write_config)
+                         prepare_folder, rebuild, solving_folder, task_rows, write_config)
 from model import GPT, ModelConfig
 from train import fit
 
@@ -54,6 +54,7 @@ def main(argv=None):
     config = dataclasses.replace(config, out_dir=f"{config.out_dir}/refine", max_steps=end,
                                  warmup=0.0, decay=config.refine_steps / max(1, end))
     found = load_refined(config, base, path)
+    config = solving_folder(config)
     stale = prepare_folder(config)             # files of an older run in out_dir
     log = Log(config.out_dir)
 
@@ -80,7 +81,7 @@ def main(argv=None):
     # ---- fit, on drafts and without in turn
     metrics, attempts, before = {}, {}, {}
     if not config.eval_only:
-        write_config(run, given, f"{device.type} ({why})", argv, canvas=canvas)
+        write_config(config, given, f"{device.type} ({why})", argv, canvas=canvas)
         run.extra["drafts"] = found["drafts"] if found else make_drafts(drafter, tasks, path)
         drafts = Drafts(run.extra["drafts"], tasks, data.banned, drafter)
         queries = known_queries(data.val, config)
@@ -134,7 +135,8 @@ def go_on(base, found, config, device, log):
         optimizer.load_state_dict(base["optimizer"])
     add_draft_pair(model, optimizer)
     run = Run(config, model, optimizer, base["task_ids"], log)
-    run.step, run.extra = base["step"], dict(base=weights_hash(base))
+    run.first_step = run.step = base["step"]
+    run.extra = dict(base=weights_hash(base))
     if config.resume:
         run.resume(found, found["path"])
     elif found:

@@ -27,7 +27,7 @@ from engine.optim import Optimizer, averaged, learning_rate
 from engine.predict import Predictor, known_queries
 from engine.runs import (Log, Progress, Run, announce, check_known, check_same_network, clock,
                          command_line, interruptible, load_checkpoint, model_config, prepare_folder,
-                         rebuild, start_from, task_rows, write_config)
+                         rebuild, solving_folder, start_from, task_rows, write_config)
 from model import GPT
 
 
@@ -39,10 +39,10 @@ def main(argv=None):
     device, why = pick_device(config)
     torch.manual_seed(config.seed)
     torch.set_float32_matmul_precision("high")    # TF32 where float32 meets an NVIDIA GPU
+    if config.eval_only:
+        return solve(config, given, device, f"{device.type} ({why})", argv)
     stale = prepare_folder(config)             # files of an older run in out_dir
     log = Log(config.out_dir)
-    if config.eval_only:
-        return solve(config, device, why, log, started)
     source = f"{config.out_dir}/ckpt.pt" if config.resume else config.init_from
     checkpoint = open_checkpoint(config, source) if source else None
 
@@ -77,7 +77,7 @@ def main(argv=None):
     log(f"steps: {config.max_steps} of {config.batch_tokens} tokens, {config.optimizer}, learning "
         f"rate {config.learning_rate}, seed {config.seed}; results in {config.out_dir}/"
         + (f"; resumed at step {run.step}" if run.step else ""))
-    write_config(run, given, f"{device.type} ({why})", argv, canvas=canvas, dropped=data.dropped)
+    write_config(config, given, f"{device.type} ({why})", argv, canvas=canvas, dropped=data.dropped)
     known = known_queries(data.val, config)    # val's test inputs whose answers are known
     fit(run, stream, (lambda: validate(predictor, known, run.step)) if known else None)
     metrics = dict(train_minutes=run.seconds / 60, val_exact=run.best[0] if run.best else None)
@@ -97,11 +97,11 @@ def fit(run, stream, validate=None):
     """Trains from run.step to max_steps; logs, validates and saves on the way. Also for refine.py.
 
     stream.steps(step, workers) gives the TrainingSteps from a step on. validate() returns metrics
-    with `exact` and `loss`. After Ctrl-C it saves and exits with 130.
+    with `exact` and `loss`. After a signal it saves and exits with 128 + its number.
     """
     config, model, optimizer, device = run.config, run.model, run.optimizer, run.device
     forward_backward = ForwardBackward(config, model, stream, device)
-    # processes that prepare the next steps while this one trains
+    # processes that prepare the next steps
     workers = config.workers if config.workers >= 0 else 4 if device.type == "cuda" else 0
     steps = iter(stream.steps(run.step, workers))
     micro_tokens = config.micro_limit()        # tokens at once; halved when memory runs out
@@ -113,20 +113,21 @@ def fit(run, stream, validate=None):
         while True:
             # ---- log, validate, save: only here the host waits for the device
             stop, finished = interrupted(), run.step == config.max_steps
-            evaluate = finished or progress.due(config.eval_every)
-            keep = progress.due(config.keep_every)
-            if evaluate or keep or stop or progress.due(config.log_every):
+            evaluate = finished or run.due(config.eval_every)
+            keep = run.due(config.keep_every)
+            if evaluate or keep or stop or run.due(config.log_every):
                 run.check_finite(losses.tolist(), float(grad_norm))
                 progress.report(losses.tolist(), float(grad_norm))
-                # schedule-free evaluates the average of the weights and trains other ones
-                if evaluate and validate:
-                    with averaged(model, optimizer):
-                        metrics = validate()
-                    run.record_validation(metrics)
+                # saved first: whatever fails in the evaluation, no step is lost
                 if evaluate or stop:
                     run.save("ckpt.pt")
                 if keep:
                     run.save(f"step_{run.step:06d}.pt", training=False)
+                # schedule-free evaluates the average of the weights and trains other ones
+                if evaluate and validate and not stop and not run.is_judged():
+                    with averaged(model, optimizer):
+                        metrics = validate()
+                    run.record_validation(metrics)
                 progress.restart()             # evaluation does not count as training speed
             if finished or stop:
                 break
@@ -144,13 +145,12 @@ def fit(run, stream, validate=None):
             grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(),
                                                        config.grad_clip or math.inf)
             optimizer.step(learning_rate(config, optimizer, run.step))
-            # for the log: tokens a second, demonstrations that were left out
             progress.tokens += int(step.documents.lengths().sum())
             run.dropped_demos += step.dropped_demos
             run.step += 1
     if stop:
         run.log(f"interrupted at step {run.step}; saved. Go on with --resume")
-        raise SystemExit(130)
+        raise SystemExit(128 + stop)
     if run.dropped_demos:
         run.log(f"{run.dropped_demos} demonstrations did not fit max_len = {config.max_len}")
 
@@ -257,10 +257,16 @@ def predict_and_score(predictor, tasks, step):
 
     # predict under all views. The votes are saved at once: whatever happens, this much is kept
     predictions, dropped = predictor.predict(tasks, config.views)
-    write_json(path, submission(tasks, votes_of(predictions)))
+    attempts = votes_of(predictions)
+    write_json(path, submission(tasks, attempts))
     failed = sum(prediction.grid is None for prediction in predictions) / len(predictions)
     log(f"predictions: {len(predictions)} in {clock(time.time() - started)}, {failed:.1%} of them "
         f"no grid; {dropped} demonstrations did not fit; attempts are in {path}")
+
+    none = sum(not grids for grids in attempts.values())
+    if none:
+        log(f"  {none} of {len(attempts)} queries have no attempt, so [[0]] is written for them: "
+            "no prediction is a grid, or the prompt does not fit max_len")
 
     # vote, or rerank where the config asks for it
     metrics, attempts = predictor.score_attempts(tasks, predictions)
@@ -324,9 +330,11 @@ def log_families(families, log):
         log("  " + "  ".join(f"{name:18s} {families[name]:6.1%}" for name in names[i:i + 3]))
 
 
-def solve(config, device, why, log, started):
+def solve(config, given, device, machine, argv):
     """--eval_only: predicts and scores `test` (or `tasks`) with a checkpoint. Returns metrics."""
+    started = time.time()
     path = config.init_from or f"{config.out_dir}/ckpt.pt"
+    config = solving_folder(config)
     checkpoint = load_checkpoint(path)
     data = load_data(config)
     if not data.test:
@@ -335,12 +343,18 @@ def solve(config, device, why, log, started):
     # the config must describe the network that was trained
     wanted = model_config(config, canvas, checkpoint["model_config"]["n_tasks"])
     check_same_network(checkpoint, wanted, path)
+    if config.symmetries and not checkpoint["config"]["symmetries"]:
+        raise UserError(f"{path}: the network never saw a task turned: set --symmetries=False")
     # where rules live in the weights, tasks that were not trained on are refused
     rows = task_rows(checkpoint["task_ids"], data.test)
     check_known(config, data.test, rows)
     model = rebuild(checkpoint, device)
-    log(f"device: {device.type} ({why}); torch {torch.__version__}")
+    prepare_folder(config)
+    log = Log(config.out_dir)
+    log(f"device: {machine}; torch {torch.__version__}")
     announce(data, model, log)
+    if config.tasks:
+        write_config(config, given, machine, argv, canvas=canvas)
     predictor = Predictor(model, config, rows, device, log)
     metrics, attempts = predict_and_score(predictor, data.test, checkpoint["step"])
     return summarize(log, config, metrics, data.test, attempts, started)

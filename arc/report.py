@@ -50,7 +50,8 @@ def page(log, config, metrics, tasks, attempts, before):
     path = log.folder / "config.json"
     saved = json.loads(path.read_text()) if path.exists() else {}
     records = [m for m in log.records() if m["kind"] in ("train", "val")]
-    if config.eval_only and config.init_from:  # weights from elsewhere: the folder tells of others
+    # weights from elsewhere, in the folder of another run, whose facts these are not
+    if config.eval_only and config.init_from and not config.tasks:
         saved, records = {}, []
     names = log.folder.resolve().parts
     title = escape("/".join(names[-2 if names[-1] == "refine" else -1:]))

@@ -153,6 +153,8 @@ def check_together(c):
     if c.resume and (c.init_from or c.overwrite or c.eval_only):
         raise UserError("--resume goes on with a run; it goes with none of --init_from, "
                         "--overwrite and --eval_only")
+    if c.eval_only and c.overwrite:
+        raise UserError("--eval_only trains nothing, so there is nothing to --overwrite")
     for total, part in (("n_embd", "n_head"), ("n_head", "n_kv_head")):
         if getattr(c, total) % getattr(c, part):
             raise UserError(f"{total} = {getattr(c, total)} must be a multiple of {part} = "
@@ -214,8 +216,11 @@ def read_config(path):
         found = runpy.run_path(str(place))
     except Exception as error:
         raise UserError(f"{path}: {type(error).__name__}: {error}") from None
-    return {key: value for key, value in found.items()
-            if not (key.startswith("_") or callable(value) or isinstance(value, types.ModuleType))}
+    knobs = {field.name for field in dataclasses.fields(Config)}
+    own = {key for key, value in found.items()
+           if callable(value) or isinstance(value, types.ModuleType)} - knobs
+    own |= {key for key in found if key.startswith("_")}
+    return {key: value for key, value in found.items() if key not in own}
 
 
 def unknown_knob(key, where, kinds):

@@ -7,11 +7,13 @@ import math
 import os
 import pickle
 import platform
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +107,9 @@ def prepare_folder(config):
         raise UserError(f"out_dir {folder} already holds a run: go on with --resume, replace it "
                         "with --overwrite, or name another with --out_dir=")
     texts = [folder / name for name in ("log.txt", "metrics.jsonl", "report.html")]
-    return stale + [path for path in texts if path.exists()]
+    # what the run starts from stays until its own first checkpoint takes the place
+    start = Path(config.init_from or "nothing").resolve()
+    return [path for path in stale + texts if path.exists() and path.resolve() != start]
 
 
 def versions():
@@ -121,12 +125,23 @@ def versions():
                 schedulefree=importlib.metadata.version("schedulefree"))
 
 
-def write_config(run, given, machine, argv, **facts):
+def write_config(config, given, machine, argv, **facts):
     """Writes config.json: every knob, those given, versions, machine, command, and more facts."""
     command = shlex.join(sys.argv) if argv is None else ""
-    write_json(run.log.folder / "config.json", {
-        **dataclasses.asdict(run.config), "given": given, "versions": run.versions,
+    write_json(Path(config.out_dir) / "config.json", {
+        **dataclasses.asdict(config), "given": given, "versions": versions(),
         "machine": machine, "command": command, **facts})
+
+
+def solving_folder(config):
+    """Returns the config with a folder of its own below out_dir for --eval_only --tasks=FILE.
+
+    So the run's own report and submission stay.
+    """
+    if not (config.eval_only and config.tasks):
+        return config
+    name = re.sub(r"[^\w.-]+", "_", Path(config.tasks).stem) or "tasks"
+    return dataclasses.replace(config, out_dir=f"{config.out_dir}/{name}")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -134,7 +149,8 @@ def write_config(run, given, machine, argv, **facts):
 
 KIND = "nanoarc checkpoint 2"
 # what torch.load raises on a file that was cut short
-UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError)
+UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError,
+              zipfile.BadZipFile)
 
 
 def save_atomically(path, value):
@@ -152,10 +168,15 @@ def load_checkpoint(path, network="GPT", cure="train first, or name one with --i
     if not Path(path).is_file():
         raise UserError(f"{path}: no such checkpoint; {cure}")
     try:
+        with zipfile.ZipFile(path) as file:    # torch does not look at its checksums
+            damaged = file.testzip()
         found = torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         raise UserError(f"{path}: not a readable checkpoint, perhaps cut short "
                         f"({type(error).__name__})") from None
+    if damaged:
+        raise UserError(f"{path}: damaged, the checksum of its part {damaged} is wrong; take "
+                        "another checkpoint of the run, or a copy")
     kind = found.get("kind") if isinstance(found, dict) else None
     if kind != KIND:
         older = "; knobs were renamed since: train again" if kind == "nanoarc checkpoint 1" else ""
@@ -164,6 +185,10 @@ def load_checkpoint(path, network="GPT", cure="train first, or name one with --i
     if found.get("network") != network:
         raise UserError(f"{path}: holds a {found.get('network')}, and a {network} is needed here "
                         "(train.py writes GPT, refine.py Refiner)")
+    for name, weights in found["model"].items():
+        if not weights.isfinite().all():
+            raise UserError(f"{path}: the weights {name} are not all numbers; take an earlier "
+                            "checkpoint, or train again with a lower --learning_rate")
     return found
 
 
@@ -271,6 +296,11 @@ MAY_CHANGE = ("out_dir", "overwrite", "resume", "init_from", "device", "compile"
               "log_every", "keep_every", "views", "rerank_views", "predict_tokens", "micro_tokens")
 
 
+def rank_of(metrics):
+    """Returns what the best checkpoint on val has most of: (exact, -loss)."""
+    return float(metrics["exact"]), -float(metrics["loss"])
+
+
 class Run:
     """What training changes, and how it is saved and restored."""
 
@@ -278,7 +308,8 @@ class Run:
         self.config, self.model, self.optimizer = config, model, optimizer
         self.task_ids, self.log = task_ids, log
         self.device = next(model.parameters()).device
-        self.step, self.seconds = 0, 0.0
+        self.first_step = self.step = 0        # first_step: of refine.py, the base network's
+        self.seconds = 0.0
         self.best = None                       # (exact, -loss) on val
         self.dropped_demos = 0                 # demonstrations that did not fit, so far
         self.extra = {}                        # what else a checkpoint holds, for refine.py
@@ -316,15 +347,25 @@ class Run:
         self.optimizer.load_state_dict(found["optimizer"])
         self.step, self.seconds = found["step"], found["seconds"]
         self.dropped_demos = found["dropped_demos"]
-        self.best = tuple(found["best"]) if found["best"] else None
         self.log.forget_after(self.step)
+        # a checkpoint is written before its step is judged, so the records know more
+        ranks = [rank_of(record) for record in self.log.records() if record["kind"] == "val"]
+        self.best = max(ranks, default=None)
+
+    def due(self, every):
+        """Returns whether something is to be done at this step, every so many steps."""
+        return every > 0 and self.step > self.first_step and self.step % every == 0
+
+    def is_judged(self):
+        """Returns whether val was judged at this step already, before a resume."""
+        return any(record["kind"] == "val" and record["step"] == self.step
+                   for record in self.log.records())
 
     def record_validation(self, metrics):
         """Records the metrics of val, and saves best.pt where they are the best so far."""
         self.log.record(kind="val", step=self.step, seconds=self.seconds, **metrics)
-        rank = float(metrics["exact"]), -float(metrics["loss"])
-        if self.best is None or rank > self.best:
-            self.best = rank
+        if self.best is None or rank_of(metrics) > self.best:
+            self.best = rank_of(metrics)
             self.save("best.pt", training=False)
 
     def check_finite(self, losses, grad_norm):
@@ -362,7 +403,7 @@ class Run:
 
 
 class Progress:
-    """What is due, and how fast training is; evaluation and saving do not count as training."""
+    """How fast training is; evaluation and saving do not count as training."""
 
     def __init__(self, run):
         self.run, self.first_step, self.earlier = run, run.step, run.seconds
@@ -371,10 +412,6 @@ class Progress:
 
     def restart(self):
         self.mark, self.marked_step, self.tokens = time.time(), self.run.step, 0
-
-    def due(self, every):
-        step = self.run.step
-        return every > 0 and step > self.first_step and step % every == 0
 
     def report(self, losses, grad_norm):
         """Logs a line and a record. losses: (over all outputs, over the queries' outputs)."""
@@ -395,18 +432,26 @@ class Progress:
 
 @contextlib.contextmanager
 def interruptible():
-    """Inside, Ctrl-C sets a flag, which the function it gives returns; a second one interrupts."""
-    flags = []
+    """Inside, Ctrl-C, SIGTERM and SIGHUP only set a flag; a second Ctrl-C interrupts.
 
-    def handle(*arguments):
-        if flags:
-            signal.default_int_handler(*arguments)
-        flags.append(True)
-    previous = signal.signal(signal.SIGINT, handle)
+    Yields a function that returns the number of the signal that came first, or 0. SLURM, `timeout`
+    and a closed terminal send the other two.
+    """
+    came = []
+
+    def handle(number, frame):
+        if came and number == signal.SIGINT:
+            signal.default_int_handler(number, frame)
+        came.append(number)
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    previous = {}
+    for name in names:                         # only the main thread may; SIGHUP not on Windows
+        previous[name] = signal.signal(getattr(signal, name), handle)
     try:
-        yield lambda: bool(flags)
+        yield lambda: came[0] if came else 0
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for name, handler in previous.items():
+            signal.signal(getattr(signal, name), handler)
 
 
 def command_line(main, verb):

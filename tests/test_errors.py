@@ -310,6 +310,22 @@ def test_an_out_dir_that_cannot_be_written_is_refused(run, tmp_path, where):
         run(out=where)
 
 
+def test_what_eval_only_cannot_do_is_refused(run):
+    with pytest.raises(UserError, match="nothing to --overwrite"):
+        run(eval_only=True, overwrite=True)
+    run()
+    with pytest.raises(UserError, match="never saw a task turned.*--symmetries=False"):
+        run(eval_only=True, symmetries=True)
+    with pytest.raises(UserError, match="nothing to solve.*--tasks="):
+        run(eval_only=True, test="")
+
+
+def test_a_knob_that_is_given_a_function_is_refused(run, tmp_path):
+    (tmp_path / "mine.py").write_text("n_layer = lambda: 1\ndef helper():\n    pass\n")
+    with pytest.raises(UserError, match="n_layer = .* is of type function; n_layer takes int"):
+        run(str(tmp_path / "mine.py"))
+
+
 def test_torchrun_is_refused(run, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="WORLD_SIZE is 2, .* python instead of torchrun"):

@@ -541,6 +541,28 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, how):
     assert ("train again" in str(error.value)) == (how == "an older version")
 
 
+def test_a_flipped_bit_is_found(tmp_path):
+    """Anywhere in the weights of a file that torch would load."""
+    path, rng = tmp_path / "some.pt", np.random.default_rng(0)
+    save(path, filled_model(tiny_config()))
+    whole = path.read_bytes()
+    for _ in range(20):
+        damaged = bytearray(whole)
+        damaged[rng.integers(2000, len(whole) - 2000)] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="some.pt: (damaged|not a readable checkpoint)"):
+            load_checkpoint(path)
+
+
+def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path):
+    model = filled_model(tiny_config())
+    with torch.no_grad():
+        model.blocks[1].mlp.up.weight[0, 0] = torch.nan
+    save(tmp_path / "some.pt", model)
+    with pytest.raises(UserError, match="some.pt: the weights blocks.1.mlp.up.weight"):
+        load_checkpoint(tmp_path / "some.pt")
+
+
 def test_a_checkpoint_of_another_class_is_refused(tmp_path):
     save(tmp_path / "a.pt", filled_model(tiny_config()))
     with pytest.raises(UserError, match="a.pt: holds a GPT, and a Refiner is needed"):

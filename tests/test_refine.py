@@ -385,8 +385,10 @@ def test_a_run_and_what_it_leaves(again, tmp_path):
         == {key: metrics[key] for key in metrics.keys() - changing}
     assert later["times_scored"] == 2
     mine = write_tasks(tmp_path / "mine.json", [make_task("a", "1 > 1; 22 > 22", "33; 4")])
+    before = (folder / "submission.json").read_bytes()
     assert "tasks" not in again(eval_only=True, tasks=mine)
-    assert len(json.loads((folder / "submission.json").read_text())["a"]) == 2
+    assert len(json.loads((folder / "mine" / "submission.json").read_text())["a"]) == 2
+    assert (folder / "submission.json").read_bytes() == before
 
 
 def test_before_refinement_is_what_train_scored(again, first):

@@ -422,23 +422,23 @@ def test_one_family_needs_no_table_and_no_test_set_no_gallery(run, tmp_path):
 
 
 def test_another_file_that_is_solved_gets_a_page_of_its_own(run, tmp_path):
-    """The attempts and scores are this file's; the curves are the run's."""
+    """In a folder of its own, below the run's; it says what was asked."""
     run()
     mine = write_tasks(tmp_path / "mine.json", [make_task("only", "12 > 21", "34; 56")])
     run(eval_only=True, tasks=mine)
-    page = page_of(tmp_path / "run")
+    page = page_of(tmp_path / "run" / "mine")
     assert page.value("test tasks") == "mine.json"
+    assert "eval_only = True" in page.value("knobs given")
     assert "2 – unknown answer." in page.words
     assert "pass@" not in page.words
     assert [a["words"][:4] for a in page.articles] == ["only"] * 2
-    assert "loss by step" in page.words
+    assert page_of(tmp_path / "run").value("test tasks") == "oned"
 
 
 def test_weights_from_elsewhere_get_no_curves_and_no_command(run, tmp_path):
     run()
-    mine = write_tasks(tmp_path / "mine.json", [make_task("only", "12 > 21", "34; 56")])
     run(out="b")
-    run(out="b", eval_only=True, tasks=mine, init_from=tmp_path / "run" / "ckpt.pt")
+    run(out="b", eval_only=True, init_from=tmp_path / "run" / "ckpt.pt")
     page = page_of(tmp_path / "b")
     assert len(page.articles) == 2
     assert "loss by step" not in page.words

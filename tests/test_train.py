@@ -733,11 +733,13 @@ def test_a_network_in_context_solves_a_file_it_never_saw(run, tmp_path):
     """
     run()
     folder = tmp_path / "run"
-    before = (folder / "ckpt.pt").read_bytes()
+    kept = ("ckpt.pt", "submission.json", "report.html", "config.json", "log.txt")
+    before = [(folder / name).read_bytes() for name in kept]
     tasks = [make_task("a", "123 > 321; 45 > 54", "67 > 76"), make_task("b", "12 > 21", "34; 56"),
              make_task("c", "1 > 1", "23 > 32; 4")]
     metrics = run(eval_only=True, tasks=write_tasks(tmp_path / "mine.json", tasks))
-    answers = submission_of(folder)
+    answers = submission_of(folder / "mine")
+    assert "eval_only = True" in (folder / "mine" / "report.html").read_text()
     assert {name: len(inputs) for name, inputs in answers.items()} == {"a": 1, "b": 2, "c": 2}
     for inputs in answers.values():
         for attempts in inputs:
@@ -745,7 +747,7 @@ def test_a_network_in_context_solves_a_file_it_never_saw(run, tmp_path):
             assert all(np.array(grid).ndim == 2 for grid in attempts.values())
     assert metrics["n"] == metrics["tasks"] == 2               # with some known answer
     assert metrics["step"] == 2
-    assert (folder / "ckpt.pt").read_bytes() == before
+    assert [(folder / name).read_bytes() for name in kept] == before
 
 
 def test_without_answers_there_is_a_submission_and_no_score(run, tmp_path):
@@ -753,8 +755,8 @@ def test_without_answers_there_is_a_submission_and_no_score(run, tmp_path):
     file = write_tasks(tmp_path / "mine.json", [make_task("b", "12 > 21", "34; 56")])
     metrics = run(eval_only=True, tasks=file)
     assert "pass2" not in metrics
-    assert "no score" in log_of(tmp_path / "run")
-    assert list(submission_of(tmp_path / "run")) == ["b"]
+    assert "no score" in log_of(tmp_path / "run" / "mine")
+    assert list(submission_of(tmp_path / "run" / "mine")) == ["b"]
 
 
 def test_evaluation_does_not_need_the_training_data(run, tmp_path):
@@ -1057,6 +1059,57 @@ def test_control_c_saves_and_resume_goes_on(run, tmp_path, monkeypatch):
         run("config/quadtree.py", resume=True, **knobs)
     assert checkpoint(tmp_path / "run")["step"] == step + 3
     assert f"resumed at step {step}" in log_of(tmp_path / "run")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_of_the_scheduler_saves_too(run, tmp_path, monkeypatch, number):
+    """SLURM, `timeout`, `docker stop` and a closed terminal."""
+    at_step(monkeypatch, 2, lambda: signal.raise_signal(number))
+    with pytest.raises(SystemExit) as stopped:
+        run(max_steps=9)
+    assert stopped.value.code == 128 + number
+    assert checkpoint(tmp_path / "run")["step"] == 3
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_a_failing_evaluation_costs_no_step(run, tmp_path, monkeypatch):
+    """The step is saved before it is judged, and judged once the run is resumed."""
+    knobs = dict(max_steps=4, eval_every=2, log_every=1)
+    run("config/quadtree.py", out="whole", **knobs)
+    with monkeypatch.context() as patch:
+        def fail(*arguments):
+            raise OSError("disk full")
+        patch.setattr(train, "judge_answers", fail)
+        with pytest.raises(OSError):
+            run("config/quadtree.py", out="parts", **knobs)
+    assert checkpoint(tmp_path / "parts")["step"] == 2
+    assert not records(tmp_path / "parts", "val")
+    for _ in range(2):                         # the second time there is nothing left to judge
+        run("config/quadtree.py", out="parts", resume=True, **knobs)
+        assert [m["step"] for m in records(tmp_path / "parts", "val")] == [2, 4]
+    whole, parts = (checkpoint(tmp_path / name) for name in ("whole", "parts"))
+    assert equal(whole["training"], parts["training"])
+    best = [checkpoint(tmp_path / name, "best.pt") for name in ("whole", "parts")]
+    assert equal(best[0]["model"], best[1]["model"])
+
+
+def test_weights_that_a_run_starts_from_are_not_deleted(run, tmp_path):
+    """By a run in the same folder that fails before its first checkpoint."""
+    run()
+    start = tmp_path / "run" / "ckpt.pt"
+    before = start.read_bytes()
+    with pytest.raises(UserError, match="gradient norm (nan|inf)"):
+        run(overwrite=True, init_from=start, learning_rate=1e30, max_steps=20, log_every=1)
+    assert start.read_bytes() == before
+
+
+def test_queries_without_an_attempt_are_counted(run, tmp_path):
+    """Their prompt is too long, and [[0]] is what the submission says."""
+    wide = make_task("wide", "12 > 21", "123456789 > 987654321")
+    wide = wide._replace(test=[(np.ones((17, 17), np.uint8), None)])
+    file = write_tasks(tmp_path / "tasks.json", [wide, make_task("b", "12 > 21", "34 > 43")])
+    run(test=file, canvas=32)
+    assert re.search(r"[12] of 2 queries have no attempt, so \[\[0\]\]", log_of(tmp_path / "run"))
 
 
 def test_resume_records_nothing_twice_and_refuses_other_knobs(run, tmp_path):
