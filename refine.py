@@ -25,7 +25,7 @@ from arc.leaks import guard, held_out, pair_key
 from arc.report import write_report
 from arc.score import same, submission, votes_of
 from arc.task import Query, known_pairs
-from arc.tasks import check_canvas, drawer, load_data, load_tasks, write_json
+from arc.tasks import check_canvas, drawer, fingerprint, load_data, load_tasks, write_json
 from arc.views import IDENTITY, SYMMETRIES, fixed_colors, random_colors, view_pairs
 from engine.batches import Generated, TrainingStep, training_stream
 from engine.devices import describe_step, pick_device
@@ -67,7 +67,7 @@ def main(argv=None):
     tasks = [] if config.eval_only else training_tasks(config, data, path)
 
     # ---- model, optimizer, resume
-    run = go_on(base, found, config, device, log)
+    run = go_on(base, found, config, device, log, fingerprint(data))
     for old in stale:                          # set-up succeeded: delete the old run's files
         old.unlink()
     log(f"device: {device.type} ({why}); torch {torch.__version__}{describe_step(config, device)}")
@@ -126,7 +126,7 @@ def add_draft_pair(model, optimizer):
     model.config = dataclasses.replace(model.config, n_pairs=model.config.n_pairs + 1)
 
 
-def go_on(base, found, config, device, log):
+def go_on(base, found, config, device, log, data):
     """Returns the Run that goes on from the base network, or from a refinement checkpoint."""
     model = Refiner(ModelConfig(**base["model_config"])).to(device)
     optimizer = Optimizer(model, config)
@@ -134,7 +134,7 @@ def go_on(base, found, config, device, log):
         model.load_state_dict(base["training"])
         optimizer.load_state_dict(base["optimizer"])
     add_draft_pair(model, optimizer)
-    run = Run(config, model, optimizer, base["task_ids"], log)
+    run = Run(config, model, optimizer, base["task_ids"], log, data)
     run.first_step = run.step = base["step"]
     run.extra = dict(base=weights_hash(base))
     if config.resume:

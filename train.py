@@ -19,7 +19,7 @@ from arc import oned, show
 from arc.leaks import task_key
 from arc.report import write_report
 from arc.score import submission, votes_of
-from arc.tasks import canvas_for, check_canvas, load_data, write_json
+from arc.tasks import canvas_for, check_canvas, fingerprint, load_data, write_json
 from engine.batches import IGNORE, Batch, gather, pack, send, training_stream
 from engine.cuda_graphs import GraphedStep
 from engine.devices import autocast, describe_step, is_compiled, pick_device
@@ -59,7 +59,7 @@ def main(argv=None):
 
     # ---- optimizer
     optimizer = Optimizer(model, config)
-    run = Run(config, model, optimizer, task_ids, log)   # what a checkpoint holds
+    run = Run(config, model, optimizer, task_ids, log, fingerprint(data))
 
     # ---- resume: weights, optimizer, step; samples and dropout follow from the step
     if config.resume:

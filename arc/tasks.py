@@ -76,6 +76,9 @@ def read_pairs(raw, part, where, solutions=None):
                 raise UserError(f"{place}: the solutions file holds {len(solutions)} outputs "
                                 "for this task")
             output = solutions[i]
+            if i == len(raw[part]) - 1 and len(solutions) > len(raw[part]):
+                raise UserError(f"{where}: {len(raw[part])} test pairs, and the solutions file "
+                                f"holds {len(solutions)} outputs for this task")
         if part == "train" and output is None:
             raise UserError(f"{place}: a demonstration without an 'output'")
         answer = None if output is None else check_grid(output, f"{place}, output")
@@ -107,6 +110,10 @@ def read_file(path, max_demos=None):
     if (not isinstance(solutions, dict)
             or not all(isinstance(outputs, list) for outputs in solutions.values())):
         raise UserError(f"{twin}: expected {{task id: [output of each test pair]}}")
+    lacking = [name for name in raw if solutions and name not in solutions]
+    if lacking:
+        raise UserError(f"{twin}: no outputs of {len(lacking)} tasks, {lacking[0]} the first; they "
+                        f"would not be scored. Complete it, or move it away from {path.name}")
     return [read_task(name, task, path, solutions.get(name)) for name, task in raw.items()]
 
 
@@ -227,6 +234,15 @@ class Data(NamedTuple):
     banned: frozenset                          # keys of their pairs
     dropped: list                              # ids that the leak guard dropped
     lines: list                                # what the log says of all this
+
+
+def fingerprint(data):
+    """Returns a hash of all tasks that a run trains on and is judged on, in their order."""
+    parts = []
+    for task in data.train + data.val + data.test:
+        parts.append(task.id.encode("utf-8", "replace"))
+        parts += [pair_key(*pair) for pair in task.train + task.test]
+    return hashlib.sha256(b"|".join(parts)).hexdigest()
 
 
 def load_data(config):

@@ -304,9 +304,10 @@ def rank_of(metrics):
 class Run:
     """What training changes, and how it is saved and restored."""
 
-    def __init__(self, config, model, optimizer, task_ids, log):
+    def __init__(self, config, model, optimizer, task_ids, log, data=""):
+        """data: a fingerprint of the tasks (arc.tasks), which --resume must find unchanged."""
         self.config, self.model, self.optimizer = config, model, optimizer
-        self.task_ids, self.log = task_ids, log
+        self.task_ids, self.log, self.data = task_ids, log, data
         self.device = next(model.parameters()).device
         self.first_step = self.step = 0        # first_step: of refine.py, the base network's
         self.seconds = 0.0
@@ -324,7 +325,7 @@ class Run:
             kind=KIND, network=type(self.model).__name__, config=dataclasses.asdict(self.config),
             model_config=dataclasses.asdict(self.model.config), task_ids=self.task_ids,
             step=self.step, best=self.best, seconds=self.seconds, versions=self.versions,
-            dropped_demos=self.dropped_demos, **self.extra)
+            dropped_demos=self.dropped_demos, data=self.data, **self.extra)
         if training:
             weights = self.model.state_dict()
             state["training"] = {key: value.detach().clone() for key, value in weights.items()}
@@ -343,6 +344,10 @@ class Run:
         if differences:
             raise UserError(f"--resume goes on with the same run, but {differences}. To start a "
                             f"new one from these weights: --init_from={path}")
+        if found["data"] != self.data:
+            raise UserError("--resume goes on with the same run, but its task files hold other "
+                            "tasks now, or in another order. To train on these: --init_from="
+                            f"{path} and another --out_dir")
         self.model.load_state_dict(found["training"])
         self.optimizer.load_state_dict(found["optimizer"])
         self.step, self.seconds = found["step"], found["seconds"]

@@ -181,6 +181,12 @@ def test_challenges_find_their_solutions(tmp_path):
     solutions.write_text(json.dumps({"a": [[[4]]]}))
     with pytest.raises(UserError, match="task a, test pair 1.*solutions"):
         load_tasks(str(path))
+    solutions.write_text(json.dumps({"a": [[[4]], [[6]], [[8]]]}))
+    with pytest.raises(UserError, match="task a: 2 test pairs.*holds 3 outputs"):
+        load_tasks(str(path))
+    solutions.write_text(json.dumps({"b": [[[4]]]}))
+    with pytest.raises(UserError, match="no outputs of 1 tasks, a the first.*move it away"):
+        load_tasks(str(path))
 
 
 def test_directory_of_single_tasks_and_sources_joined(tmp_path):

@@ -1093,6 +1093,23 @@ def test_a_failing_evaluation_costs_no_step(run, tmp_path, monkeypatch):
     assert equal(best[0]["model"], best[1]["model"])
 
 
+@pytest.mark.parametrize("change", ["an edited cell", "another order", "another task"])
+def test_a_run_is_not_resumed_on_other_tasks(run, tmp_path, change):
+    tasks = flip_tasks(4)
+    file = write_tasks(tmp_path / "tasks.json", tasks)
+    run(**in_context(file))
+    run(**in_context(file), resume=True)
+    if change == "an edited cell":
+        tasks[2].train[0][1][0, 0] = (tasks[2].train[0][1][0, 0] + 1) % 10
+    elif change == "another order":
+        tasks = tasks[::-1]
+    else:
+        tasks[1] = flip_tasks(1, seed=5)[0]._replace(id=tasks[1].id)
+    write_tasks(file, tasks)
+    with pytest.raises(UserError, match="other tasks now, or in another order.*--init_from="):
+        run(**in_context(file), resume=True)
+
+
 def test_weights_that_a_run_starts_from_are_not_deleted(run, tmp_path):
     """By a run in the same folder that fails before its first checkpoint."""
     run()
