@@ -304,6 +304,7 @@ def open_checkpoint(config, path):
         raise UserError(f"{path} does not exist: nothing was saved there yet. Start again without "
                         "--resume")
     checkpoint = load_checkpoint(path)
+    # pairs that an earlier run trained on cannot be held out any more
     holdout = checkpoint["config"]["holdout"]
     if config.holdout and config.init_from and holdout != config.holdout:
         raise UserError(f"holdout = {config.holdout!r} keeps pairs out, and {path} (holdout = "
@@ -334,6 +335,7 @@ def solve(config, given, device, machine, argv):
     """--eval_only: predicts and scores `test` (or `tasks`) with a checkpoint. Returns metrics."""
     started = time.time()
     path = config.init_from or f"{config.out_dir}/ckpt.pt"
+    # what is written goes to a folder of its own, so that the run's report stays
     config = solving_folder(config)
     checkpoint = load_checkpoint(path)
     data = load_data(config)
@@ -363,6 +365,7 @@ def solve(config, given, device, machine, argv):
 def summarize(log, config, metrics, tasks, attempts, started):
     """Writes the last lines of log.txt, and report.html. Returns the metrics."""
     metrics["minutes"] = (time.time() - started) / 60    # all but the imports
+    # `key: value` lines, to be found by grep
     log.summarize(metrics)
     write_report(log, config, metrics, tasks, attempts)
     return metrics

@@ -1,25 +1,14 @@
 # Purpose: TinyLlama-1.1B's exact shape (arXiv 2401.02385: 22 layers x 2048, 32 heads, 4 KV
 #   heads, MLP 5632) on ARC; with 14 tokens instead of 32,000 its matrices hold 0.97B
 #   parameters. Hardware: one GPU of 80 GB. Not trained here; lower --micro_tokens to fit.
-train = "arc1:training+arc2:training"
-val = "arc1:training#100"
-test = "arc1:evaluation"
-encoding = "rope"
-demos = 0
-task_embed = True
-symmetries = True
-max_len = 2048
-max_answer = 931
+from config.tinyllama_arc import *
 n_layer = 22
 n_embd = 2048
 n_head = 32
 n_kv_head = 4
 n_mlp = 5632
-weight_decay = 0.1
 learning_rate = 4e-4
-optimizer = "adamw"
 batch_tokens = 65536
 micro_tokens = 16384
 max_steps = 3000
 eval_every = 500
-views = 16
