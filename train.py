@@ -25,9 +25,10 @@ from engine.cuda_graphs import GraphedStep
 from engine.devices import autocast, describe_step, is_compiled, pick_device
 from engine.optim import Optimizer, averaged, learning_rate
 from engine.predict import Predictor, known_queries
-from engine.runs import (Log, Progress, Run, announce, check_known, check_same_network, clock,
-                         command_line, interruptible, load_checkpoint, model_config, prepare_folder,
-                         rebuild, solving_folder, start_from, task_rows, write_config)
+from engine.runs import (Log, Progress, Run, announce, as_trained, check_known,
+                         check_same_network, clock, command_line, interruptible, load_checkpoint,
+                         model_config, prepare_folder, rebuild, solving_folder, start_from,
+                         task_rows, write_config)
 from model import GPT
 
 
@@ -335,9 +336,9 @@ def solve(config, given, device, machine, argv):
     """--eval_only: predicts and scores `test` (or `tasks`) with a checkpoint. Returns metrics."""
     started = time.time()
     path = config.init_from or f"{config.out_dir}/ckpt.pt"
-    # what is written goes to a folder of its own, so that the run's report stays
-    config = solving_folder(config)
     checkpoint = load_checkpoint(path)
+    # sizes need not be given again; what is written goes to a folder of its own
+    config = solving_folder(as_trained(config, given, checkpoint))
     data = load_data(config)
     if not data.test:
         raise UserError("nothing to solve: name tasks with --test= or --tasks=")

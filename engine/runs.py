@@ -133,6 +133,13 @@ def write_config(config, given, machine, argv, **facts):
         "machine": machine, "command": command, **facts})
 
 
+def as_trained(config, given, checkpoint):
+    """Returns the config with every knob that is not given as the checkpoint's run had it."""
+    trained = {name: value for name, value in checkpoint["config"].items()
+               if name not in given and name not in CALL}
+    return dataclasses.replace(config, **trained)
+
+
 def solving_folder(config):
     """Returns the config with a folder of its own below out_dir for --eval_only --tasks=FILE.
 
@@ -291,6 +298,9 @@ def check_known(config, tasks, rows):
 # ------------------------------------------------------------------------------------------------
 # The state of a run
 
+# knobs of a call, which a checkpoint's config says nothing of
+CALL = ("out_dir", "overwrite", "resume", "init_from", "eval_only", "tasks", "device", "dtype",
+        "compile", "workers")
 # knobs that do not change what is trained
 MAY_CHANGE = ("out_dir", "overwrite", "resume", "init_from", "device", "compile", "workers",
               "log_every", "keep_every", "views", "rerank_views", "predict_tokens", "micro_tokens")

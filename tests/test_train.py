@@ -750,6 +750,19 @@ def test_a_network_in_context_solves_a_file_it_never_saw(run, tmp_path):
     assert [(folder / name).read_bytes() for name in kept] == before
 
 
+def test_a_checkpoint_and_a_task_file_are_enough_to_solve_it(run, tmp_path, monkeypatch):
+    """Sizes, encoding and the like are the checkpoint's own; what is given comes first."""
+    run(encoding="rope", views=3)
+    file = write_tasks(tmp_path / "mine.json", [make_task("b", "12 > 21", "34; 56")])
+    given = dict(eval_only=True, init_from=tmp_path / "run" / "ckpt.pt", tasks=file, device="cpu",
+                 out_dir=tmp_path / "out")
+    train.main(flags(**given))
+    assert list(submission_of(tmp_path / "out" / "mine")) == ["b"]
+    assert "predictions: 6 in" in log_of(tmp_path / "out" / "mine")
+    with pytest.raises(UserError, match="another network: encoding is 'rope' there"):
+        train.main(flags(**given, encoding="quadtree"))
+
+
 def test_without_answers_there_is_a_submission_and_no_score(run, tmp_path):
     run()
     file = write_tasks(tmp_path / "mine.json", [make_task("b", "12 > 21", "34; 56")])
