@@ -2,7 +2,7 @@
 
     python results/picture.py config/quadtree.py [--key=value ...]
 
-Run it after training with the same arguments. It writes results/predictions.svg.
+Run it after train.py and refine.py with the same arguments. It writes results/predictions.svg.
 """
 import sys
 
@@ -13,8 +13,9 @@ from arc.report import svg
 from arc.tasks import load_data, write_text
 from config import UserError, load_config
 from engine.devices import pick_device
-from engine.predict import Predictor
-from engine.runs import from_checkpoint
+from engine.predict import Predictor, make_queries
+from engine.runs import from_checkpoint, load_checkpoint, rebuild
+from refine import read_drafts
 
 FAMILIES = ["1d_fill", "1d_mirror", "1d_flip", "1d_recolor_cnt", "2d_hollow", "2d_pcopy_mc"]
 
@@ -35,8 +36,12 @@ def main(argv):
     tasks = load_data(config).test
     chosen = [first_of(tasks, family) for family in FAMILIES]
     predictions, _ = Predictor(model, config, {}, device).predict(chosen, views=1)
+    found = load_checkpoint(f"{config.out_dir}/refine/ckpt.pt", "Refiner", "run refine.py first")
+    refiner = Predictor(rebuild(found, device), config, {}, device)
+    drafts = [prediction.grid for prediction in predictions]
+    refined = read_drafts(refiner, make_queries(chosen, 1, config), drafts)
     rows = {}
-    for task, prediction in zip(chosen, predictions):
+    for task, prediction, after in zip(chosen, predictions, refined):
         grid, output = task.train[0]
         query, answer = task.test[0]
         rows[task.id] = [
@@ -45,6 +50,7 @@ def main(argv):
             ("query", query, None),
             ("target", answer, None),
             ("prediction", prediction.grid, answer),
+            ("refined", after and after.grid, answer),
         ]
     write_text(HERE / "predictions.svg", svg(rows))
 
