@@ -43,7 +43,7 @@ DRAFTS = 4                                     # grids of a query that are read 
 
 def main(argv=None):
     """Runs with the arguments of a command line. Returns the metrics."""
-    # ---- set-up: as in train.py; the base network is the checkpoint that training goes on from
+    # ---- set-up, as in train.py; `base` is the checkpoint that training goes on from
     started = time.time()
     config, given = load_config(sys.argv[1:] if argv is None else argv)
     device, why = pick_device(config)
@@ -80,8 +80,9 @@ def main(argv=None):
 
     # ---- fit, on drafts and without in turn
     metrics, attempts, before = {}, {}, {}
-    if not config.eval_only:
+    if config.tasks or not config.eval_only:
         write_config(config, given, f"{device.type} ({why})", argv, canvas=canvas)
+    if not config.eval_only:
         run.extra["drafts"] = found["drafts"] if found else make_drafts(drafter, tasks, path)
         drafts = Drafts(run.extra["drafts"], tasks, data.banned, drafter)
         queries = known_queries(data.val, config)
@@ -97,7 +98,7 @@ def main(argv=None):
         metrics.update(scores)
 
     # ---- summary
-    metrics["minutes"] = (time.time() - started) / 60
+    metrics["minutes"] = (time.time() - started) / 60    # all but the imports
     log.summarize(metrics)
     write_report(log, config, metrics, data.test, attempts, before)
     return metrics

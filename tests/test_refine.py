@@ -389,6 +389,7 @@ def test_a_run_and_what_it_leaves(again, tmp_path):
     assert "tasks" not in again(eval_only=True, tasks=mine)
     assert len(json.loads((folder / "mine" / "submission.json").read_text())["a"]) == 2
     assert (folder / "submission.json").read_bytes() == before
+    assert json.loads((folder / "mine" / "config.json").read_text())["given"]["eval_only"]
 
 
 def test_before_refinement_is_what_train_scored(again, first):
