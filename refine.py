@@ -60,8 +60,7 @@ def main(argv=None):
 
     # ---- data
     data = load_data(config)
-    canvas = base["model_config"]["canvas"]
-    check_canvas(data.val + data.test, canvas)
+    check_canvas(data.val + data.test, base["model_config"]["canvas"])
     rows = task_rows(base["task_ids"], data.train + data.val + data.test)
     check_known(config, data.val + data.test, rows)
     tasks = [] if config.eval_only else training_tasks(config, data, path)
@@ -81,14 +80,14 @@ def main(argv=None):
     # ---- fit, on drafts and without in turn
     metrics, attempts, before = {}, {}, {}
     if config.tasks or not config.eval_only:
-        write_config(config, given, f"{device.type} ({why})", argv, canvas=canvas)
+        write_config(config, given, f"{device.type} ({why})", argv, canvas=refiner.canvas)
     if not config.eval_only:
         run.extra["drafts"] = found["drafts"] if found else make_drafts(drafter, tasks, path)
         drafts = Drafts(run.extra["drafts"], tasks, data.banned, drafter)
         queries = known_queries(data.val, config)
         answered = [p.grid for p in drafter.predict_queries(queries)[0]] if queries else []
-        fit(run, Alternating(training_stream(config, data, rows, device), drafts),
-            (lambda: validate(refiner, queries, answered)) if queries else None)
+        stream = Alternating(training_stream(config, data, rows, device), drafts)
+        fit(run, stream, (lambda: validate(refiner, queries, answered)) if queries else None)
         metrics["train_minutes"] = run.seconds / 60
 
     # ---- predict and score, with the averaged weights

@@ -161,7 +161,7 @@ class Predictor:
     """A network and all it takes to ask it: config, rows of the task embedding, device, log."""
 
     def __init__(self, model, config, task_rows, device, log=print):
-        self.model, self.config = model, config
+        self.model, self.config, self.canvas = model, config, model.config.canvas
         self.task_rows, self.device, self.log = task_rows, device, log
 
     def query_set(self, queries):
@@ -273,7 +273,7 @@ class Predictor:
         """Returns whether a grid may stand as an answer under every view."""
         H, W = grid.shape
         longest = max(grid_length(H, W), grid_length(W, H)) + 1
-        return longest <= self.config.max_answer and max(H, W) < self.model.config.canvas
+        return longest <= self.config.max_answer and max(H, W) < self.canvas
 
     def predict_queries(self, queries):
         """Returns (a Prediction for each query, demonstrations that did not fit)."""
