@@ -829,6 +829,7 @@ def test_refinement_is_what_was_measured():
 
 def test_drafts_as_pairs_are_what_was_measured():
     draft, more = refine_runs("draft"), refine_runs("more_training")
+    longer = refine_runs("equal_time")
     rows = table(REFINE, "| draft as a pair | before |")
     for label, key, without, instead in (
             ("one view, one attempt", "single", None, "pass1_single"),
@@ -836,7 +837,9 @@ def test_drafts_as_pairs_are_what_was_measured():
             ("pass@2", "pass2", "pass2_without_draft", "pass2"),
             ("oracle over all candidates", "oracle", "oracle_without_draft", "oracle")):
         assert rows[label] == [spread(draft, f"{key}_before"), spread(draft, without),
-                               spread(draft, f"{key}_after"), spread(more, instead)]
+                               spread(draft, f"{key}_after"), spread(more, instead),
+                               spread(longer, instead)]
+    assert f"as much more time gives {percent(mean([run['pass2'] for run in longer]))}" in README
     said = flat(REFINE)
     assert f"fixes {total(draft, 'fixed')} and breaks {total(draft, 'broken')}" in said
     near, fixed = total(draft, "near_misses"), total(draft, "near_misses_fixed")
