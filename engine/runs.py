@@ -353,7 +353,7 @@ class Run:
         differences = differing_knobs(found, self.config, MAY_CHANGE)
         if differences:
             raise UserError(f"--resume goes on with the same run, but {differences}. To start a "
-                            f"new one from these weights: --init_from={path}")
+                            f"new one from these weights: --init_from={path} and another --out_dir")
         if found["data"] != self.data:
             raise UserError("--resume goes on with the same run, but its task files hold other "
                             "tasks now, or in another order. To train on these: --init_from="
@@ -365,6 +365,8 @@ class Run:
         self.log.forget_after(self.step)
         # a checkpoint is written before its step is judged, so the records know more
         ranks = [rank_of(record) for record in self.log.records() if record["kind"] == "val"]
+        if found["best"]:
+            ranks.append(tuple(found["best"]))
         self.best = max(ranks, default=None)
 
     def due(self, every):
