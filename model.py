@@ -278,14 +278,14 @@ class GPT(nn.Module):
         return self.norm(x)
 
     def parameter_groups(self):
-        """Returns the parameters by kind: matrices of the blocks, head, norms, tables.
+        """Returns the parameters that train, by kind: matrices of the blocks, head, norms, tables.
 
         Tables are the embeddings and the encoding's projection.
         """
         kind_of = {id(p): "head" for p in self.head.parameters()}
         kind_of.update({id(p): "matrices" for p in self.blocks.parameters()})
         groups = dict(matrices=[], head=[], norms=[], tables=[])
-        for p in self.parameters():
+        for p in filter(lambda p: p.requires_grad, self.parameters()):
             # norms have one dimension, and no weight decay
             kind = "norms" if p.ndim == 1 else kind_of.get(id(p), "tables")
             groups[kind].append(p)

@@ -12,9 +12,13 @@ well alone. Every second step has no draft: it goes on learning what train.py te
 import dataclasses
 import hashlib
 import itertools
+import signal
 import sys
 import time
 from pathlib import Path
+
+if __name__ == "__main__":                     # Ctrl-C just ends the process until main runs
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from config import UserError, load_config      # before torch, as in train.py
 import numpy as np
@@ -25,15 +29,17 @@ from arc.leaks import guard, held_out, pair_key
 from arc.report import write_report
 from arc.score import same, submission, votes_of
 from arc.task import Query, known_pairs
-from arc.tasks import check_canvas, drawer, fingerprint, load_data, load_tasks, write_json
+from arc.files import write_json
+from arc.tasks import check_canvas, drawer, fingerprint, load_data, load_tasks
 from arc.views import IDENTITY, SYMMETRIES, fixed_colors, random_colors, view_pairs
 from engine.batches import Generated, TrainingStep, training_stream
 from engine.devices import describe_step, pick_device
 from engine.optim import Optimizer, averaged
 from engine.predict import Predictor, known_queries, make_queries
-from engine.runs import (MAY_CHANGE, Log, Run, announce, check_known, check_same_network, clock,
-                         command_line, differing_knobs, load_checkpoint, model_config,
-                         prepare_folder, rebuild, solving_folder, task_rows, write_config)
+from engine.runs import (MAY_CHANGE, Log, Run, announce, as_trained, check_folder, check_known,
+                         check_same_network, clock, command_line, differing_knobs, load_checkpoint,
+                         model_config, rebuild, solving_folder, take_folder, task_rows,
+                         write_config)
 from model import GPT, ModelConfig
 from train import fit
 
@@ -49,30 +55,30 @@ def main(argv=None):
     device, why = pick_device(config)
     torch.manual_seed(config.seed)
     torch.set_float32_matmul_precision("high")
-    base, path = load_base(config)
+    config, base = load_base(config, given)
     end = base["step"] + config.refine_steps
     config = dataclasses.replace(config, out_dir=f"{config.out_dir}/refine", max_steps=end,
                                  warmup=0.0, decay=config.refine_steps / max(1, end))
-    found = load_refined(config, base, path)
+    found = load_refined(config, base)
     config = solving_folder(config)
-    stale = prepare_folder(config)             # files of an older run in out_dir
-    log = Log(config.out_dir)
+    stale = check_folder(config)               # files of an older run in out_dir
+    log = Log(config.out_dir, config.tensorboard)
 
     # ---- data
     data = load_data(config)
     check_canvas(data.val + data.test, base["model_config"]["canvas"])
     rows = task_rows(base["task_ids"], data.train + data.val + data.test)
     check_known(config, data.val + data.test, rows)
-    tasks = [] if config.eval_only else training_tasks(config, data, path)
+    tasks = [] if config.eval_only else training_tasks(config, data, base["path"])
 
     # ---- model, optimizer, resume
     run = go_on(base, found, config, device, log, fingerprint(data))
-    for old in stale:                          # set-up succeeded: delete the old run's files
-        old.unlink()
+    take_folder(config.out_dir, stale)         # set-up succeeded
     log(f"device: {device.type} ({why}); torch {torch.__version__}{describe_step(config, device)}")
     announce(data, run.model, log)
-    log(f"base network: {path}, step {base['step']}; to step {end} of {config.batch_tokens} "
-        f"tokens, {config.optimizer}, learning rate {config.learning_rate}, seed {config.seed}"
+    log(f"base network: {base['path']}, step {base['step']}; to step {end} of "
+        f"{config.batch_tokens} tokens, {config.optimizer}, learning rate {config.learning_rate}, "
+        f"seed {config.seed}"
         + (f"; resumed at step {run.step}" if config.resume else ""))
     drafter = Predictor(rebuild(base, device), config, rows, device, log)
     refiner = Predictor(run.model, config, rows, device, log)
@@ -82,7 +88,7 @@ def main(argv=None):
     if config.tasks or not config.eval_only:
         write_config(config, given, f"{device.type} ({why})", argv, canvas=refiner.canvas)
     if not config.eval_only:
-        run.extra["drafts"] = found["drafts"] if found else make_drafts(drafter, tasks, path)
+        run.extra["drafts"] = found["drafts"] if found else make_drafts(drafter, tasks, base)
         drafts = Drafts(run.extra["drafts"], tasks, data.banned, drafter)
         queries = known_queries(data.val, config)
         answered = [p.grid for p in drafter.predict_queries(queries)[0]] if queries else []
@@ -132,7 +138,7 @@ def go_on(base, found, config, device, log, data):
     optimizer = Optimizer(model, config)
     if not config.eval_only:
         model.load_state_dict(base["training"])
-        optimizer.load_state_dict(base["optimizer"])
+        optimizer.restore(base, base["path"])
     add_draft_pair(model, optimizer)
     run = Run(config, model, optimizer, base["task_ids"], log, data)
     run.first_step = run.step = base["step"]
@@ -190,12 +196,12 @@ def training_tasks(config, data, path):
     return usable[:config.refine_tasks]
 
 
-def make_drafts(drafter, tasks, path):
+def make_drafts(drafter, tasks, base):
     """Returns drafts [(number of the task, of its test input, grid as lists)], most of them wrong.
 
     The network decodes the tasks that it fails in the plain view, and as many others.
     """
-    started, config, log = time.time(), drafter.config, drafter.log
+    started, config, log, path = time.time(), drafter.config, drafter.log, base["path"]
     queries = known_queries(tasks, config)
     exact = drafter.judge([q._replace(proposal=q.answer) for q in queries])["exact"]
     failed = {query.task.id for query, right in zip(queries, exact) if not right}
@@ -230,8 +236,9 @@ class Drafts:
         queries = []
         for n, i, grid in drafts:
             answer, grid = tasks[n].test[i][1], np.array(grid, np.uint8)
+            shown = tuple(range(len(tasks[n].train)))[:c.demos]
             for symmetry in range(SYMMETRIES if c.symmetries else 1):
-                query = Query(tasks[n], i, 0, symmetry, IDENTITY, answer, grid)
+                query = Query(tasks[n], i, 0, symmetry, IDENTITY, shown, answer, grid)
                 if not self.shows_banned(query, IDENTITY):
                     queries.append(query)
         self.set = drafter.query_set(queries)
@@ -260,7 +267,7 @@ class Drafts:
     def shows_banned(self, query, colors):
         """Returns whether a document shows a pair of val or test under a color table."""
         own = query.task.test[query.test][0], query.answer
-        pairs = [*query.task.train[:self.config.demos], own]
+        pairs = [*(query.task.train[k] for k in query.demos), own]
         shown = view_pairs(pairs, query.symmetry, colors)
         return any(pair_key(*pair) in self.banned for pair in shown)
 
@@ -396,11 +403,18 @@ def predict_and_score(drafter, refiner, tasks, step):
 # The checkpoints of main
 
 
-def load_base(config):
-    """Returns (the checkpoint that drafts, its path). UserError where it is not of this config."""
+def load_base(config, given):
+    """Returns the config, and the checkpoint that drafts with its `path`.
+
+    UserError where it is not of this config. --eval_only takes over every knob that is not given.
+    """
     path = Path(config.refine_from or f"{config.out_dir}/ckpt.pt")
+    if config.init_from and config.eval_only and not config.refine_from:
+        path = Path(config.init_from).absolute().parent.parent / "ckpt.pt"    # out_dir/refine/...
     base = load_checkpoint(path, cure="run `python train.py` with the same config first, or name a "
                                       "checkpoint by --refine_from=")
+    if config.eval_only:
+        config = as_trained(config, given, base)
     canvas = config.canvas or base["model_config"]["canvas"]
     wanted = model_config(config, canvas, base["model_config"]["n_tasks"])
     check_same_network(base, wanted, path)
@@ -415,25 +429,25 @@ def load_base(config):
     if not config.eval_only and "training" not in base:
         raise UserError(f"{path}: holds weights only, so its training cannot go on; name a ckpt.pt "
                         "by --refine_from=")
-    return base, path
+    return config, {**base, "path": path}
 
 
-def load_refined(config, base, path):
-    """Returns the refinement network's checkpoint and its path; None to train a new one."""
+def load_refined(config, base):
+    """Returns the refinement network's checkpoint with its `path`; None to train a new one."""
     if config.init_from and not config.eval_only:
         raise UserError(f"init_from = {config.init_from!r}: the refiner starts from the network "
                         "that drafts, which --refine_from= names")
     if not (config.eval_only or config.resume):
         return None
-    source = config.init_from or f"{config.out_dir}/ckpt.pt"
+    path = config.init_from or f"{config.out_dir}/ckpt.pt"
     cure = "run refine.py without --eval_only or --resume first"
-    found = load_checkpoint(source, "Refiner", cure)
-    if found["base"] != weights_hash(base):
-        raise UserError(f"{source}: learned to correct another network than {path} holds now; "
-                        "train it anew with --overwrite")
+    found = load_checkpoint(path, "Refiner", cure)
+    if found.get("base") != weights_hash(base):
+        raise UserError(f"{path}: learned to correct another network than {base['path']} holds "
+                        "now; train it anew with --overwrite")
     grown = {**base["model_config"], "n_pairs": base["model_config"]["n_pairs"] + 1}
-    check_same_network(found, ModelConfig(**grown), source)
-    return {**found, "path": source}
+    check_same_network(found, ModelConfig(**grown), path)
+    return {**found, "path": path}
 
 
 def weights_hash(checkpoint):

@@ -7,28 +7,33 @@
 tasks -> documents -> loss -> steps -> predictions -> votes -> submission.json
 """
 import math
+import signal
 import sys
 import time
 from pathlib import Path
+
+if __name__ == "__main__":                     # Ctrl-C just ends the process until main runs
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from config import UserError, load_config      # before torch: it says how torch takes memory
 import torch
 import torch.nn.functional as F
 
 from arc import oned, show
+from arc.files import write_json
 from arc.leaks import task_key
 from arc.report import write_report
 from arc.score import submission, votes_of
-from arc.tasks import canvas_for, check_canvas, fingerprint, load_data, write_json
+from arc.tasks import canvas_for, check_canvas, fingerprint, load_data
 from engine.batches import IGNORE, Batch, gather, pack, send, training_stream
 from engine.cuda_graphs import GraphedStep
-from engine.devices import autocast, describe_step, is_compiled, pick_device
+from engine.devices import autocast, check_memory, describe_step, is_compiled, pick_device
 from engine.optim import Optimizer, averaged, learning_rate
 from engine.predict import Predictor, known_queries
-from engine.runs import (Log, Progress, Run, announce, as_trained, check_known,
+from engine.runs import (Log, Progress, Run, announce, as_trained, check_folder, check_known,
                          check_same_network, clock, command_line, interruptible, load_checkpoint,
-                         model_config, prepare_folder, rebuild, solving_folder, start_from,
-                         task_rows, write_config)
+                         model_config, rebuild, solving_folder, start_from, take_folder, task_rows,
+                         write_config)
 from model import GPT
 
 
@@ -42,8 +47,8 @@ def main(argv=None):
     torch.set_float32_matmul_precision("high")    # TF32 where float32 meets an NVIDIA GPU
     if config.eval_only:
         return solve(config, given, device, f"{device.type} ({why})", argv)
-    stale = prepare_folder(config)             # files of an older run in out_dir
-    log = Log(config.out_dir)
+    stale = check_folder(config)               # files of an older run in out_dir
+    log = Log(config.out_dir, config.tensorboard)
     source = f"{config.out_dir}/ckpt.pt" if config.resume else config.init_from
     checkpoint = open_checkpoint(config, source) if source else None
 
@@ -55,10 +60,10 @@ def main(argv=None):
     rows = task_rows(task_ids, data.train + data.val + data.test)
     canvas = choose_canvas(config, data, checkpoint)
 
-    # ---- model
-    model = GPT(model_config(config, canvas, len(task_ids) + 1 if task_ids else 0)).to(device)
-
-    # ---- optimizer
+    # ---- model and optimizer
+    sizes = model_config(config, canvas, len(task_ids) + 1 if task_ids else 0)
+    check_memory(sizes, device)
+    model = GPT(sizes).to(device)
     optimizer = Optimizer(model, config)
     run = Run(config, model, optimizer, task_ids, log, fingerprint(data))
 
@@ -71,8 +76,7 @@ def main(argv=None):
     # ---- fit
     stream = training_stream(config, data, rows, device)       # step i follows from (seed, i)
     predictor = Predictor(model, config, rows, device, log)    # teacher forcing, decoding
-    for path in stale:                         # set-up succeeded: delete the old run's files
-        path.unlink()
+    take_folder(config.out_dir, stale)         # set-up succeeded: only now files change
     log(f"device: {device.type} ({why}); torch {torch.__version__}{describe_step(config, device)}")
     announce(data, model, log)
     log(f"steps: {config.max_steps} of {config.batch_tokens} tokens, {config.optimizer}, learning "
@@ -104,12 +108,12 @@ def fit(run, stream, validate=None):
     forward_backward = ForwardBackward(config, model, stream, device)
     # processes that prepare the next steps
     workers = config.workers if config.workers >= 0 else 4 if device.type == "cuda" else 0
-    steps = iter(stream.steps(run.step, workers))
+    steps = stream.steps(run.step, workers)
     micro_tokens = config.micro_limit()        # tokens at once; halved when memory runs out
     # of the last step alone, over all outputs and over the queries'; left on the device
     losses, grad_norm = torch.zeros(2), torch.zeros(())
     progress = Progress(run)
-    model.train()
+    run.begin()
     with interruptible() as interrupted:
         while True:
             # ---- log, validate, save: only here the host waits for the device
@@ -136,10 +140,10 @@ def fit(run, stream, validate=None):
             # ---- one step: documents, gradients, clip, update
             try:
                 step = next(steps)
-            except RuntimeError:               # a worker may die of Ctrl-C as it starts
-                if interrupted():
-                    continue
-                raise
+            except (RuntimeError, ConnectionError, EOFError) as error:    # a worker died
+                if not interrupted():          # not of Ctrl-C as it started
+                    run.without_worker(error)
+                continue
             # again with half as many tokens at once, where memory runs out
             losses, micro_tokens = run.with_less_memory(
                 lambda tokens: forward_backward(step, tokens), micro_tokens)
@@ -209,22 +213,23 @@ class ForwardBackward:
 def validate(predictor, queries, step):
     """Judges the known answers of val, and shows one prediction as a picture. Returns metrics."""
     # in one pass: if every token is the likeliest given the truth, greedy decoding answers the same
-    metrics = judge_answers(predictor, queries)
+    metrics, exact = judge_answers(predictor, queries)
     parts = [f"loss {metrics['loss']:.4f}", f"cells {metrics['cells']:.1%}",
              f"exact {metrics['exact']:.1%} of {metrics['n']}"]
     for kind in ("1d", "2d"):
         if f"exact_{kind}" in metrics:
             parts.append(f"{kind} {metrics[f'exact_{kind}']:.1%}")
     predictor.log(f"  val: {'  '.join(parts)}")
-    # another query each time, and another family
-    shown = queries[7 * (step // predictor.config.eval_every) % len(queries)]
+    # a query that it fails, another one each time
+    wrong = [query for query, right in zip(queries, exact) if not right] or queries
+    shown = wrong[7 * (step // predictor.config.eval_every) % len(wrong)]
     (prediction,), _ = predictor.predict_queries([shown])
     predictor.log(show.picture(shown.task, shown.test, prediction.grid, "prediction") + "\n")
     return metrics
 
 
 def judge_answers(predictor, queries):
-    """Returns the metrics of known answers: loss (nats a token), cells, exact, and by family.
+    """Returns (metrics of known answers: loss (nats a token), cells, exact; which are exact).
 
     Teacher forcing: the answer is given, and each of its tokens judged before it is read.
     """
@@ -236,7 +241,7 @@ def judge_answers(predictor, queries):
                       f"{c.max_answer} or max_len = {c.max_len}: `exact` counts them as wrong, "
                       "`loss` and `cells` leave them out")
     names = [query.task.id for query in queries]
-    return {
+    metrics = {
         # over all tokens of the answers
         "loss": scores["nll"].sum() / max(1, scores["tokens"].sum()),
         # share of the cells that are right, each after the right beginning
@@ -246,6 +251,7 @@ def judge_answers(predictor, queries):
         "n": len(queries),
         **oned.by_family(names, scores["exact"]),
     }
+    return metrics, scores["exact"]
 
 
 def predict_and_score(predictor, tasks, step):
@@ -286,7 +292,7 @@ def predict_and_score(predictor, tasks, step):
         log("no answer of these tasks is known, so there is no score")
         return {}, attempts
     # the loss and exact grids in one view, beside pass@1 and pass@2 of the attempts
-    metrics.update(judge_answers(predictor, queries), views=config.views, step=step,
+    metrics.update(judge_answers(predictor, queries)[0], views=config.views, step=step,
                    seconds=time.time() - started, source=config.test,
                    times_scored=log.times_scored(config.test))
     log.record(kind="test", **metrics)
@@ -352,7 +358,8 @@ def solve(config, given, device, machine, argv):
     rows = task_rows(checkpoint["task_ids"], data.test)
     check_known(config, data.test, rows)
     model = rebuild(checkpoint, device)
-    prepare_folder(config)
+    check_folder(config)
+    take_folder(config.out_dir)
     log = Log(config.out_dir)
     log(f"device: {machine}; torch {torch.__version__}")
     announce(data, model, log)

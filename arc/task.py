@@ -23,6 +23,7 @@ class Query(NamedTuple):
     view: int                                  # 0 is the task as it is
     symmetry: int                              # of the view, see arc/views.py
     colors: np.ndarray                         # (14,): the new token for each token
+    demos: tuple                               # numbers of the demonstrations that are shown
     proposal: object = None
     draft: object = None                       # of refine.py
 

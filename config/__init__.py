@@ -49,14 +49,16 @@ class Config:
     val: str = knob("oned", "source for curves, best.pt and every choice")
     test: str = knob("oned", "source that is scored once, at the end; empty: none")
     tasks: str = knob("", "a task file of yours to solve: takes the place of `test`")
-    demos: int = knob(3, "most demonstrations in a document; 0: none, with task_embed", 0)
+    demos: int = knob(3, "most demonstrations in a document; 0: none, with task_embed", 0, 1000)
     task_embed: bool = knob(False, "learn a vector for each task (the transductive form)")
     view_embed: bool = knob(False, "learn a vector for each of the 8 symmetries")
     symmetries: bool = knob(False, "train and vote under the 8 symmetries of the square")
     colors: bool = knob(True, "train and vote under permutations of the colors 1 to 9")
-    max_len: int = knob(1024, "tokens of a document; demonstrations that do not fit are dropped", 8)
-    max_answer: int = knob(128, "tokens kept free for an answer; a longer one has failed", 2)
-    canvas: int = knob(0, "side of the square of positions, a power of two; 0: what fits", 0)
+    max_len: int = knob(1024, "tokens of a document; demonstrations that do not fit are dropped", 8,
+                        2**20)
+    max_answer: int = knob(128, "tokens kept free for an answer; a longer one has failed", 2,
+                           2**20)
+    canvas: int = knob(0, "side of the square of positions, a power of two; 0: what fits", 0, 4096)
     oversample: float = knob(1.0, "how many times as often demonstrations of val and test are "
                              "shown, where task_embed trains on them", 0.01, 1000)
     downweight_above: int = knob(0, "tokens; a longer document is kept with probability "
@@ -65,29 +67,31 @@ class Config:
                         "refine.py to predict; demonstrations of val and test are not kept out")
 
     # -- the generator behind `oned` (arc/oned.py)
-    oned_min_width: int = knob(7, "cells; families that need more get their minimum", 1)
-    oned_max_width: int = knob(16, "cells of the widest row")
+    oned_min_width: int = knob(7, "cells; families that need more get their minimum", 1, 1000)
+    oned_max_width: int = knob(16, "cells of the widest row", 1, 1000)
     oned_families: str = knob("", "\"1d_fill,1d_flip\"; empty: all 18")
     oned_held_out: str = knob("", "families never trained on, which alone make up val and test")
     oned_lift: float = knob(0.2, "share of tasks lifted to 2D", 0, 1)
-    oned_eval: int = knob(25, "tasks a family in val, and as many in test", 1)
+    oned_eval: int = knob(25, "tasks a family in val, and as many in test", 1, 1000)
 
     # -- the network (model.py)
     encoding: str = knob("quadtree", "a name in encodings/index.py; \"quadtree+rope3d\" is both")
-    n_layer: int = knob(4, "blocks", 1)
-    n_head: int = knob(2, "heads; n_embd / n_head must be even for rotary encodings", 1)
-    n_kv_head: int = knob(2, "n_head / n_kv_head heads share a key and a value", 1)
+    n_layer: int = knob(4, "blocks", 1, 1000)
+    n_head: int = knob(2, "heads; n_embd / n_head must be even for rotary encodings", 1, 1000)
+    n_kv_head: int = knob(2, "n_head / n_kv_head heads share a key and a value", 1, 1000)
     n_embd: int = knob(128, "C, channels", 1)
     n_mlp: int = knob(256, "hidden width of SwiGLU", 1)
     dropout: float = knob(0.0, "on the residual branches; pays only where data repeat", 0, 0.9999)
 
     # -- optimisation
     optimizer: str = knob("muon_schedulefree", "or schedulefree, adamw, muon")
-    learning_rate: float = knob(1e-2, "peak rate, of Muon and AdamW alike: updates have one size")
+    learning_rate: float = knob(1e-2, "peak rate, of Muon and AdamW alike: updates have one size",
+                                0, 1e30)
     max_steps: int = knob(2400, "steps of batch_tokens", 0)
     batch_tokens: int = knob(1536, "tokens a step, in whole documents; on `oned` many small steps "
-                             "beat few large ones", 1)
-    micro_tokens: int = knob(0, "tokens at once; 0: all. Halved when memory runs out", 0)
+                             "beat few large ones", 1, 2**24)
+    micro_tokens: int = knob(0, "tokens at once; 0: all. Halved when memory runs out: the same "
+                             "step, but for rounding and the masks of dropout", 0, 2**24)
     warmup: float = knob(0.02, "share of the steps in which the rate rises", 0, 1)
     decay: float = knob(0.3, "share of the steps; adamw and muon fall linearly to 0", 0, 1)
     weight_decay: float = knob(0.2, "on matrices", 0)
@@ -98,17 +102,17 @@ class Config:
 
     # -- evaluation
     eval_every: int = knob(400, "steps", 1)
-    views: int = knob(4, "distinct views that predict and vote on a test input", 1)
+    views: int = knob(4, "distinct views that predict and vote on a test input", 1, 500)
     rerank_views: int = knob(0, "views under which the likelihood of each grid orders the "
-                             "attempts; 0: votes do", 0)
+                             "attempts; 0: votes do", 0, 500)
     predict_tokens: int = knob(32768, "tokens of the documents decoded at once, about", 1)
 
     # -- the refinement network (refine.py), in out_dir/refine; the rest it takes from above
     refine_from: str = knob("", "checkpoint to go on from; empty: out_dir/ckpt.pt")
     refine_train: str = knob("oned", "tasks to draft for training, which that checkpoint must not "
                              "know; not read where `holdout` says which")
-    refine_tasks: int = knob(4000, "tasks to look for wrong answers in; more is better", 1)
-    refine_views: int = knob(4, "views drafted of each", 1)
+    refine_tasks: int = knob(4000, "tasks to look for wrong answers in; more is better", 1, 10**6)
+    refine_views: int = knob(4, "views drafted of each", 1, 500)
     refine_right: float = knob(0.25, "share of the drafts that are right", 0, 1)
     refine_steps: int = knob(2000, "steps more; every second one shows drafts", 0)
 
@@ -118,6 +122,7 @@ class Config:
     compile: bool = knob(True, "torch.compile and CUDA graphs, on CUDA in bfloat16")
     workers: int = knob(-1, "processes that prepare batches; -1: 4 on CUDA, else 0", -1, 256)
     log_every: int = knob(100, "steps", 1)
+    tensorboard: bool = knob(False, "curves for TensorBoard in out_dir, too: needs that package")
     keep_every: int = knob(0, "steps between snapshots that are kept; 0: none", 0)
 
     def __post_init__(self):
@@ -248,7 +253,7 @@ def load_config(argv):
     A bare --key means True. UserError names an unknown key or a wrong type, and the cure.
     """
     kinds = {field.name: field.type for field in dataclasses.fields(Config)}
-    given, name = {}, "run"
+    given, name = {}, ""
     for arg in argv:
         if arg in ("-h", "--help"):
             print(usage())
@@ -261,10 +266,13 @@ def load_config(argv):
                                 f"({kinds[key].__name__})")
             found = {key: value if equals else "True"}
         else:
+            if name:
+                raise UserError(f"{arg}: a second config file; a file may build on another: from "
+                                f"config.{name} import *")
             found, where, name = read_config(arg), arg, Path(arg).stem
         for key, value in found.items():
             if key not in kinds:
                 raise unknown_knob(key, where, kinds)
             given[key] = read_value(key, value, kinds[key], where)
-    given["out_dir"] = given.get("out_dir") or f"out/{name}"
+    given["out_dir"] = given.get("out_dir") or f"out/{name or 'run'}"
     return Config(**given), given

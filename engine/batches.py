@@ -337,9 +337,13 @@ def training_stream(config, data, task_rows, device):
 
 
 def loader(dataset, workers, order=None):
-    """Returns the steps of a dataset, prepared by that many processes."""
-    return DataLoader(dataset, batch_size=None, sampler=order, collate_fn=unchanged,
-                      num_workers=workers, worker_init_fn=ignore_interrupt)
+    """Returns an iterator over the steps of a dataset, prepared by that many processes."""
+    steps = iter(DataLoader(dataset, batch_size=None, sampler=order, collate_fn=unchanged,
+                            num_workers=workers, worker_init_fn=ignore_interrupt))
+    if workers and hasattr(signal, "SIGCHLD"):
+        # torch reports a worker's death by an exception anywhere: rather at the next step alone
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    return steps
 
 
 def random_round(value, rng):

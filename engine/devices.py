@@ -1,10 +1,11 @@
 """The device of a run, its dtype, and memory that runs out."""
+import math
 import os
 
 import torch
 
 from config import UserError
-from model import has_flash_attention
+from model import GPT, has_flash_attention
 
 
 def has_bfloat16(device):
@@ -39,6 +40,22 @@ def pick_device(config):
     return device, why + ("; as asked" if config.device else "")
 
 
+def check_memory(model_config, device):
+    """UserError where the network, its gradients and optimizer are larger than all the memory."""
+    with torch.device("meta"):                 # sizes alone
+        parameters = sum(p.numel() for p in GPT(model_config).parameters())
+    memory = math.inf                          # bytes
+    if device.type == "cuda":
+        memory = torch.cuda.get_device_properties(device).total_memory
+    elif hasattr(os, "sysconf"):
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed = 16 * parameters                   # weight, gradient and two states, float32 each
+    if needed > memory:
+        raise UserError(f"a network of {parameters:,} parameters takes {needed / 2**30:.0f} GiB in "
+                        f"training, and {device.type} has {memory / 2**30:.0f}: lower --n_embd, "
+                        "--n_mlp, --n_layer, --demos or --max_len")
+
+
 def precision(config, device):
     """Returns torch's dtype of matmuls: as asked, or what the device is fast in."""
     default = "bfloat16" if has_bfloat16(device) else "float32"
@@ -69,7 +86,8 @@ def describe_step(config, device):
 
 def is_out_of_memory(error):
     text = str(error)
-    return (isinstance(error, torch.OutOfMemoryError) or "out of memory" in text
+    kinds = torch.OutOfMemoryError, MemoryError
+    return (isinstance(error, kinds) or "out of memory" in text
             or "can't allocate memory" in text)
 
 

@@ -137,7 +137,7 @@ class Optimizer:
             matrices = dict(params=kinds["matrices"], weight_decay=decay)
             self.parts = [for_rest([matrices, *groups], config)]
         grouped = [id(p) for part in self.parts for g in part.param_groups for p in g["params"]]
-        expected = [id(p) for p in model.parameters()]
+        expected = [id(p) for p in model.parameters() if p.requires_grad]
         assert sorted(grouped) == sorted(expected), "a parameter is in no group, or in two"
         self.set_train_mode()
 
@@ -165,10 +165,40 @@ class Optimizer:
     def state_dict(self):
         return [part.state_dict() for part in self.parts]
 
-    def load_state_dict(self, states):
-        for part, state in zip(self.parts, states):
-            part.load_state_dict(state)
+    def restore(self, found, path):
+        """Takes over the state in a checkpoint's dict. path: its file, for the message."""
+        try:
+            for part, state in zip(self.parts, found["optimizer"], strict=True):
+                check_state(part, state, found["step"] > 0)
+                part.load_state_dict(state)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: no state of the optimizer {found['config']['optimizer']!r} "
+                            f"({error}); start anew from its weights: --init_from={path} and "
+                            "another --out_dir") from None
         self.set_train_mode()
+
+
+def check_state(part, state, begun):
+    """ValueError where a state dict is not of this torch optimizer and its parameters.
+
+    begun: whether a step was taken, so that there must be a state.
+    """
+    fresh = part.state_dict()["param_groups"]
+    for group, expected, own in zip(state["param_groups"], fresh, part.param_groups, strict=True):
+        for key in expected:
+            kinds = {type(group[key]), type(expected[key])}
+            if len(kinds - {int, float}) > 1 or group["params"] != expected["params"]:
+                raise ValueError(f"{key} of a group")
+        found = defaultdict(int)               # numbers under each key, over the group
+        for number, p in zip(expected["params"], own["params"]):
+            for key, value in state["state"].get(number, {}).items():
+                # Muon has a stack for the whole group; a scalar counts steps
+                if value.shape not in (p.shape, (len(own["params"]), *p.shape), ()):
+                    raise ValueError(f"{key} of a parameter is {tuple(value.shape)}")
+                found[key] += value.numel() if value.ndim else 0
+        numbers = sum(p.numel() for p in own["params"])
+        if {*found.values()} - {0} != ({numbers} if begun else set()):
+            raise ValueError("the state lacks parameters")
 
 
 @contextlib.contextmanager

@@ -22,26 +22,34 @@ TOP_K = 16                                     # grids of a query that are reran
 def make_queries(tasks, views, config):
     """Returns the Queries of every test input under up to `views` distinct views.
 
-    View 0 is the task as it is. Views must show different prompts, so a symmetric task has fewer.
+    View 0 is the task as it is, with its first demonstrations; other views draw theirs where a task
+    has more than `demos`. Views must show different prompts, so a symmetric task has fewer.
     """
     queries = []
     for t, task in enumerate(tasks):
         rng, fixed = np.random.default_rng([0, t]), fixed_colors(task, config.demos == 0)
-        distinct = [{} for _ in task.test]     # of each test input: prompt -> (symmetry, colors)
+        # of each test input: prompt -> (symmetry, colors, demos)
+        distinct = [{} for _ in task.test]
         for attempt in range(8 * views):
             symmetry = attempt % SYMMETRIES if config.symmetries else 0
             colors = random_colors(rng, fixed) if config.colors and attempt else IDENTITY
-            demos = view_pairs(task.train[:config.demos], symmetry, colors)
-            shown = [grid_key(grid) for pair in demos for grid in pair]
+            demos = range(len(task.train))
+            if len(demos) > config.demos:
+                drawn = np.arange(config.demos)
+                if attempt and config.demos:
+                    drawn = np.sort(rng.permutation(demos)[:config.demos])
+                demos = drawn.tolist()
+            pairs = view_pairs([task.train[k] for k in demos], symmetry, colors)
+            shown = [grid_key(grid) for pair in pairs for grid in pair]
             for found, (grid, _) in zip(distinct, task.test):
                 if len(found) < views:
                     prompt = (*shown, grid_key(view_grid(grid, symmetry, colors)))
-                    found.setdefault(prompt, (symmetry, colors))
+                    found.setdefault(prompt, (symmetry, colors, tuple(demos)))
             if all(len(found) == views for found in distinct):
                 break
         for i, found in enumerate(distinct):
-            for view, (symmetry, colors) in enumerate(found.values()):
-                queries.append(Query(task, i, view, symmetry, colors))
+            for view, shown_as in enumerate(found.values()):
+                queries.append(Query(task, i, view, *shown_as))
     return queries
 
 
@@ -68,7 +76,7 @@ class QuerySet:
             s, answer = query.symmetry, own[-1]
             length, prompt = self.pairs.length[:, s], self.pairs.prompt[:, s]
             train = first[id(query.task)] + np.arange(len(query.task.train))
-            demos = train[:config.demos]
+            demos = train[list(query.demos)]
             reserved = length[own[:-1]].sum() + prompt[answer] + config.max_answer
             kept = fit_demos(length[demos], reserved, config.max_len)
             if kept is None or length[answer] - prompt[answer] > config.max_answer:
@@ -292,6 +300,11 @@ class Predictor:
 
         A few views are decoded first, and what they vote for is proposed to the others.
         """
+        shown = self.config.demos
+        more = sum(len(task.train) > shown for task in tasks)
+        if shown and more:
+            self.log(f"  {more} of {len(tasks)} tasks have more than demos = {shown} "
+                     f"demonstrations: a view shows {shown} of them, others than the next view")
         queries = make_queries(tasks, views, self.config)
         early = [query for query in queries if query.view < 1 + views // 16]
         late = [query for query in queries if query.view >= 1 + views // 16]

@@ -16,11 +16,16 @@ import time
 import zipfile
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:                            # Windows: folders are not locked there
+    fcntl = None
+
 import numpy as np
 import torch
 
 from arc.leaks import task_key
-from arc.tasks import write_json, write_text
+from arc.files import append_line, whole_file, write_error, write_json, write_text
 from arc.views import SYMMETRIES
 from config import Config, UserError
 from engine.devices import is_out_of_memory
@@ -38,30 +43,56 @@ def clock(seconds):
 class Log:
     """Lines for people to the screen and log.txt, records for programs to metrics.jsonl."""
 
-    def __init__(self, folder):
-        self.folder = Path(folder)
+    def __init__(self, folder, tensorboard=False):
+        self.folder, self.open_board, self.board = Path(folder), None, None
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise UserError("--tensorboard needs the package tensorboard: pip install "
+                                "tensorboard") from None
+            self.open_board = SummaryWriter
 
     def __call__(self, text):
-        with open(self.folder / "log.txt", "a") as file:
-            file.write(text + "\n")
+        append_line(self.folder / "log.txt", text)
         try:
             print(text, flush=True)
-        except BrokenPipeError:                # `| head` has seen enough; the run goes on
+        except (OSError, ValueError):          # `| head` has seen enough, or stdout is full
             sys.stdout = open(os.devnull, "w")
 
     def record(self, **values):
-        with open(self.folder / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(values) + "\n")
+        append_line(self.folder / "metrics.jsonl", json.dumps(values))
+        if self.open_board:
+            step = values["step"]
+            self.board = self.board or self.open_board(self.folder, purge_step=step)
+            for name, value in values.items():
+                if isinstance(value, (int, float)):
+                    self.board.add_scalar(f"{values['kind']}/{name}", value, step)
+            self.board.flush()
+
+    def read(self):
+        """Returns (the records, how many lines are damaged and left out)."""
+        path, found, damaged = self.folder / "metrics.jsonl", [], 0
+        for line in path.read_bytes().splitlines() if path.exists() else []:
+            try:
+                record = json.loads(line)
+                step = int(record.get("step", 0))
+                found.append({**record, "kind": record["kind"], "step": step})
+            except (ValueError, TypeError, KeyError, AttributeError):
+                damaged += 1
+        return found, damaged
 
     def records(self):
-        path = self.folder / "metrics.jsonl"
-        return [json.loads(line) for line in path.open()] if path.exists() else []
+        return self.read()[0]
 
     def forget_after(self, step):
-        """Removes the records of steps that a resumed run will record again."""
-        kept = [record for record in self.records() if record.get("step", 0) <= step]
-        lines = "".join(json.dumps(record) + "\n" for record in kept)
-        write_text(self.folder / "metrics.jsonl", lines)
+        """Removes the records of steps that a resumed run will record again, and damaged lines."""
+        found, damaged = self.read()
+        kept = [json.dumps(record) + "\n" for record in found if record["step"] <= step]
+        if len(kept) < len(found) + damaged:
+            write_text(self.folder / "metrics.jsonl", "".join(kept))
+        if damaged:
+            self(f"metrics.jsonl: {damaged} damaged lines are left out")
 
     def times_scored(self, source):
         """Returns how often these tasks were scored in this folder, this time included."""
@@ -87,19 +118,17 @@ def announce(data, model, log):
         f"{model.config.encoding}, canvas {model.config.canvas}")
 
 
-def prepare_folder(config):
-    """Makes out_dir, or says why it cannot be used.
+def check_folder(config):
+    """Says why out_dir cannot be used. Nothing is changed yet.
 
     Returns the files of an older run, to be deleted once all else has proved to be right.
     """
-    folder = Path(config.out_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".write").touch()
-        (folder / ".write").unlink()
-    except OSError as error:
-        raise UserError(f"out_dir {folder}: cannot be written ({error.strerror}); name another "
-                        "with --out_dir=") from None
+    folder = place = Path(config.out_dir)
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise UserError(f"out_dir {folder}: cannot be written, {place} is no folder, or not yours; "
+                        "name another with --out_dir=")
     if config.resume or config.eval_only:
         return []
     stale = [*folder.glob("*.pt"), *folder.glob("submission.json")]
@@ -109,7 +138,35 @@ def prepare_folder(config):
     texts = [folder / name for name in ("log.txt", "metrics.jsonl", "report.html")]
     # what the run starts from stays until its own first checkpoint takes the place
     start = Path(config.init_from or "nothing").resolve()
-    return [path for path in stale + texts if path.exists() and path.resolve() != start]
+    return [path for path in stale + texts if path.is_file() and path.resolve() != start]
+
+
+LOCKS = []                                     # open files: a lock ends with its process
+
+
+def take_folder(folder, stale=()):
+    """Makes out_dir, refuses it where another process uses it, and deletes the stale files."""
+    path = Path(folder) / ".lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+")
+    except OSError as error:
+        raise write_error(path, error) from None
+    try:
+        if fcntl:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        file.seek(0)
+        raise UserError(f"out_dir {folder}: {file.read().strip() or 'another process'} is writing "
+                        "there; wait for it, stop it, or name another --out_dir=") from None
+    except OSError:                            # a file system without locks
+        pass
+    file.truncate(0)
+    file.write(f"process {os.getpid()} of {platform.node()}\n")
+    file.flush()
+    LOCKS.append(file)
+    for old in stale:
+        old.unlink(missing_ok=True)
 
 
 def versions():
@@ -160,13 +217,6 @@ UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.Unpi
               zipfile.BadZipFile)
 
 
-def save_atomically(path, value):
-    """Writes a temporary file, then renames it: a reader finds the old file or the new one."""
-    temporary = Path(f"{path}.tmp")
-    torch.save(value, temporary)
-    temporary.replace(path)
-
-
 def load_checkpoint(path, network="GPT", cure="train first, or name one with --init_from="):
     """Returns the dict of a checkpoint, on the CPU. Nothing in the file is executed (weights_only).
 
@@ -192,11 +242,49 @@ def load_checkpoint(path, network="GPT", cure="train first, or name one with --i
     if found.get("network") != network:
         raise UserError(f"{path}: holds a {found.get('network')}, and a {network} is needed here "
                         "(train.py writes GPT, refine.py Refiner)")
+    try:
+        check_content(found)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: damaged or edited ({error}); take another checkpoint of the run, "
+                        "or a copy") from None
     for name, weights in found["model"].items():
         if not weights.isfinite().all():
             raise UserError(f"{path}: the weights {name} are not all numbers; take an earlier "
                             "checkpoint, or train again with a lower --learning_rate")
     return found
+
+
+# the parts of every checkpoint and their types
+CONTENT = dict(config=dict, model_config=dict, task_ids=list, step=int, seconds=float, data=str,
+               dropped_demos=int, model=dict, versions=dict)
+
+
+def check_content(found):
+    """ValueError, or another, where a checkpoint's dict is not what Run.save writes."""
+    for key, kind in CONTENT.items():
+        if not isinstance(found.get(key), kind):
+            raise ValueError(f"{key} is no {kind.__name__}")
+    if found["step"] < 0:
+        raise ValueError(f"step is {found['step']}")
+    for field in dataclasses.fields(Config):
+        if type(found["config"].get(field.name, field.default)) is not field.type:
+            raise ValueError(f"config: {field.name} is no {field.type.__name__}")
+    if found["best"] is not None:
+        found["best"] = tuple(map(float, found["best"]))
+    n_tasks = found["model_config"]["n_tasks"]
+    if n_tasks != (len(found["task_ids"]) + 1 if found["task_ids"] else 0):
+        raise ValueError(f"{len(found['task_ids'])} tasks for a table of {n_tasks} rows")
+    for name, key in found["task_ids"]:
+        hash((name, key))
+    with torch.device("meta"):
+        expected = GPT(ModelConfig(**found["model_config"])).state_dict()
+    for part in ("model", "training"):
+        weights = found[part] if part in found else expected
+        if weights.keys() != expected.keys():
+            raise ValueError(f"{part}: {min(weights.keys() ^ expected.keys())} is lacking, or more")
+        for name, tensor in weights.items():
+            if tensor.shape != expected[name].shape or tensor.dtype != expected[name].dtype:
+                raise ValueError(f"{part}: {name} is {tuple(tensor.shape)} of {tensor.dtype}")
 
 
 def model_config(config, canvas, n_tasks):
@@ -300,10 +388,11 @@ def check_known(config, tasks, rows):
 
 # knobs of a call, which a checkpoint's config says nothing of
 CALL = ("out_dir", "overwrite", "resume", "init_from", "eval_only", "tasks", "device", "dtype",
-        "compile", "workers")
+        "compile", "workers", "tensorboard")
 # knobs that do not change what is trained
 MAY_CHANGE = ("out_dir", "overwrite", "resume", "init_from", "device", "compile", "workers",
-              "log_every", "keep_every", "views", "rerank_views", "predict_tokens", "micro_tokens")
+              "log_every", "keep_every", "views", "rerank_views", "predict_tokens", "micro_tokens",
+              "tensorboard")
 
 
 def rank_of(metrics):
@@ -342,7 +431,8 @@ class Run:
             state["optimizer"] = self.optimizer.state_dict()
         with averaged(self.model, self.optimizer):
             state["model"] = self.model.state_dict()
-            save_atomically(Path(self.config.out_dir) / name, state)
+            with whole_file(Path(self.config.out_dir) / name) as file:
+                torch.save(state, file)
 
     def resume(self, found, path):
         """Restores weights, optimizer, step, best score and times; samples follow from the step."""
@@ -359,15 +449,20 @@ class Run:
                             "tasks now, or in another order. To train on these: --init_from="
                             f"{path} and another --out_dir")
         self.model.load_state_dict(found["training"])
-        self.optimizer.load_state_dict(found["optimizer"])
+        self.optimizer.restore(found, path)
         self.step, self.seconds = found["step"], found["seconds"]
         self.dropped_demos = found["dropped_demos"]
-        self.log.forget_after(self.step)
         # a checkpoint is written before its step is judged, so the records know more
-        ranks = [rank_of(record) for record in self.log.records() if record["kind"] == "val"]
+        ranks = [rank_of(record) for record in self.log.records()
+                 if record["kind"] == "val" and record["step"] <= self.step]
         if found["best"]:
             ranks.append(tuple(found["best"]))
         self.best = max(ranks, default=None)
+
+    def begin(self):
+        """Removes the records that a resumed run will make again; training mode."""
+        self.log.forget_after(self.step)
+        self.model.train()
 
     def due(self, every):
         """Returns whether something is to be done at this step, every so many steps."""
@@ -395,6 +490,14 @@ class Run:
                 kept = f"{good} is the last good checkpoint"
             raise UserError(f"step {self.step}: loss {loss}, gradient norm {grad_norm}. Stopped; "
                             f"{kept}. Try a lower --learning_rate, or --dtype=float32")
+
+    def without_worker(self, error):
+        """Saves, and raises what to say where a process that prepares batches died."""
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            raise error
+        self.save("ckpt.pt")
+        raise UserError(f"step {self.step}: a process that prepares batches died; saved. Go on "
+                        "with --resume, and perhaps --workers=0") from None
 
     def with_less_memory(self, work, micro_tokens):
         """Returns (work(micro_tokens), micro_tokens), these halved until memory suffices."""
@@ -476,11 +579,31 @@ def command_line(main, verb):
 
     verb: what --eval_only does, such as "predicts".
     """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.stdout = sys.stdout or open(os.devnull, "w")    # it may be closed
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):     # a locale that knows few characters ends no run
+            stream.reconfigure(errors="backslashreplace")
     try:
+        if len(sys.argv) < 2:
+            raise UserError(f"say what to run: python {sys.argv[0]} config/quadtree.py is a start "
+                            "(4 minutes on a laptop); --help lists the knobs")
         main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        print(f"interrupted. If training was done, --eval_only {verb} and scores again",
-              file=sys.stderr)
+        print("interrupted. What was saved is kept: --resume goes on training; after its end "
+              f"--eval_only {verb} and scores again", file=sys.stderr)
         sys.exit(130)
+    except (UserError, OSError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            raise
+        sys.exit(f"error: {describe_error(error)}")
+
+
+def describe_error(error):
+    """Returns an error as one line that any terminal can show."""
+    text = str(error).rpartition("UserError: ")[2].strip()     # of a worker: below its traceback
+    if not isinstance(error, (UserError, OSError)):
+        text = text.splitlines()[0] if text else "on the host"
+        text = (f"out of memory ({text}). What was saved is kept. Lower --micro_tokens, "
+                "--predict_tokens, --n_embd or --n_layer")
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

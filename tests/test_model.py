@@ -343,7 +343,7 @@ def propose(texts, extra=(), max_answer=9):
         found = None if text is None else grid(text)
         predictions.append(Prediction(task.id, test, view, found, -1.0))
     predictor = Predictor(GPT(tiny_config(canvas=4)), Config(max_answer=max_answer), {}, CPU)
-    queries = [Query(*query, view, 0, IDENTITY) for query in asked for view in (8, 9)]
+    queries = [Query(*query, view, 0, IDENTITY, (0, 1, 2)) for query in asked for view in (8, 9)]
     proposed = predictor.propose(queries, predictions)
     assert [query._replace(proposal=None) for query in proposed] == queries
     return [query.proposal for query in proposed]

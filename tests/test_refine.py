@@ -66,7 +66,7 @@ def predictor(model, **knobs):
 
 def query_of(task, draft=None, proposal=None):
     draft, proposal = (None if text is None else grid(text) for text in (draft, proposal))
-    return Query(task, 0, 0, 0, IDENTITY, proposal, draft)
+    return Query(task, 0, 0, 0, IDENTITY, (0, 1, 2)[:len(task.train)], proposal, draft)
 
 
 TASK = make_task("t", "12 > 21; 34 > 43", "56 > 65")
@@ -143,7 +143,7 @@ def test_it_learns_to_repair_errors_it_has_never_seen():
             draft = answer.copy()
             column = rng.integers(answer.shape[1])
             draft[0, column] = (draft[0, column] + rng.integers(1, 10)) % 10
-            queries.append(Query(task, 0, 0, 0, IDENTITY, answer, draft))
+            queries.append(Query(task, 0, 0, 0, IDENTITY, (0, 1, 2), answer, draft))
         return queries
 
     config = Config(**{**SETTINGS, "demos": 3, "refine_right": 0.0, "max_steps": 300})
@@ -533,7 +533,7 @@ def test_the_demonstrations_of_val_and_test_are_rehearsed(tmp_path, monkeypatch)
 def test_a_config_of_refinement_is_that_of_the_base_network(first):
     """warmup and the end are of the run that goes on."""
     config, _ = load_config(flags(**{**SMALL, "refine_from": first}))
-    base, path = refine.load_base(config)
-    assert path == first and base["step"] == 250
+    config, base = refine.load_base(config, {})
+    assert base["path"] == first and base["step"] == 250
     config = dataclasses.replace(config, max_steps=base["step"] + config.refine_steps)
     assert config.max_steps == 254

@@ -869,7 +869,7 @@ def test_memory_too_small_to_judge_halves_the_batch(monkeypatch, capsys):
     config = Config(max_len=256, max_answer=30, demos=1)
     predictor = Predictor(filled_model(tiny_config(max_len=256)).eval(), config, {}, CPU)
     queries = known_queries(flip_tasks(9), config)
-    expected = train.judge_answers(predictor, queries)
+    expected, _ = train.judge_answers(predictor, queries)
     real = QuerySet.batch
 
     def batch(self, which):
@@ -877,7 +877,7 @@ def test_memory_too_small_to_judge_halves_the_batch(monkeypatch, capsys):
             raise torch.OutOfMemoryError("injected")
         return real(self, which)
     monkeypatch.setattr(QuerySet, "batch", batch)
-    found = train.judge_answers(predictor, queries)
+    found, _ = train.judge_answers(predictor, queries)
     assert np.isclose(found["loss"], expected["loss"])
     assert found["cells"] == expected["cells"]
     assert "out of memory with 9 documents at once: half of them" in capsys.readouterr().out
@@ -1014,7 +1014,7 @@ def test_a_run_leaves_checkpoints_records_a_submission_and_a_report(run, tmp_pat
     metrics = run(max_steps=5, eval_every=2, log_every=2, keep_every=2)
     folder = tmp_path / "run"
     assert sorted(path.name for path in folder.iterdir()) == [
-        "best.pt", "ckpt.pt", "config.json", "log.txt", "metrics.jsonl", "report.html",
+        ".lock", "best.pt", "ckpt.pt", "config.json", "log.txt", "metrics.jsonl", "report.html",
         "step_000002.pt", "step_000004.pt", "submission.json"]
     config = json.loads((folder / "config.json").read_text())
     assert {field.name for field in fields(Config)} <= set(config)
