@@ -9,16 +9,17 @@ may hold a draft between the query's input and its answer: demonstrations, input
 answers of the network itself, to tasks it never saw; some are right, so that it learns to leave
 well alone. Every second step has no draft: it goes on learning what train.py teaches.
 """
+import signal
+
+if __name__ == "__main__":                     # until main runs Ctrl-C just ends the process
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import dataclasses
 import hashlib
 import itertools
-import signal
 import sys
 import time
 from pathlib import Path
-
-if __name__ == "__main__":                     # Ctrl-C just ends the process until main runs
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from config import UserError, load_config      # before torch, as in train.py
 import numpy as np
@@ -30,7 +31,7 @@ from arc.report import write_report
 from arc.score import same, submission, votes_of
 from arc.task import Query, known_pairs
 from arc.files import write_json
-from arc.tasks import check_canvas, drawer, fingerprint, load_data, load_tasks
+from arc.tasks import canvas_lines, check_grid, drawer, fingerprint, load_data, load_tasks
 from arc.views import IDENTITY, SYMMETRIES, fixed_colors, random_colors, view_pairs
 from engine.batches import Generated, TrainingStep, training_stream
 from engine.devices import describe_step, pick_device
@@ -66,7 +67,7 @@ def main(argv=None):
 
     # ---- data
     data = load_data(config)
-    check_canvas(data.val + data.test, base["model_config"]["canvas"])
+    data.lines.extend(canvas_lines(data.val + data.test, base["model_config"]["canvas"]))
     rows = task_rows(base["task_ids"], data.train + data.val + data.test)
     check_known(config, data.val + data.test, rows)
     tasks = [] if config.eval_only else training_tasks(config, data, base["path"])
@@ -85,11 +86,11 @@ def main(argv=None):
 
     # ---- fit, on drafts and without in turn
     metrics, attempts, before = {}, {}, {}
-    if config.tasks or not config.eval_only:
-        write_config(config, given, f"{device.type} ({why})", argv, canvas=refiner.canvas)
+    write_config(config, given, f"{device.type} ({why})", argv, canvas=refiner.canvas)
     if not config.eval_only:
-        run.extra["drafts"] = found["drafts"] if found else make_drafts(drafter, tasks, base)
-        drafts = Drafts(run.extra["drafts"], tasks, data.banned, drafter)
+        stored = stored_drafts(found, tasks) if found else make_drafts(drafter, tasks, base)
+        run.extra["drafts"] = stored
+        drafts = Drafts(stored, tasks, data.banned, drafter)
         queries = known_queries(data.val, config)
         answered = [p.grid for p in drafter.predict_queries(queries)[0]] if queries else []
         stream = Alternating(training_stream(config, data, rows, device), drafts)
@@ -182,7 +183,8 @@ def training_tasks(config, data, path):
                  for task, _ in stream.step_tasks(step))
         tasks = list(itertools.islice(fresh, config.refine_tasks))
     else:
-        tasks = load_tasks(config.refine_train, drawer(config, "refine", data.families))
+        draw = drawer(config, "refine", data.families)
+        tasks = load_tasks(config.refine_train, draw, data.lines)
         tasks, _, _ = guard(tasks, data.val + data.test + data.train)
     usable = []
     for task in tasks:
@@ -224,6 +226,18 @@ def make_drafts(drafter, tasks, base):
     log(f"drafts to learn from: {wrong} wrong, {len(drafts) - wrong} right; "
         f"{clock(time.time() - started)}")
     return drafts
+
+
+def stored_drafts(found, tasks):
+    """Returns the drafts of a refinement checkpoint, as `make_drafts` does."""
+    try:
+        for n, i, grid in found["drafts"]:
+            check_grid(grid, "a draft")
+            tasks[n].test[i]
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{found['path']}: its drafts are damaged, or of other tasks ({error}); "
+                        "train it anew with --overwrite") from None
+    return found["drafts"]
 
 
 class Drafts:

@@ -6,14 +6,15 @@
 
 tasks -> documents -> loss -> steps -> predictions -> votes -> submission.json
 """
-import math
 import signal
+
+if __name__ == "__main__":                     # until main runs Ctrl-C just ends the process
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import math
 import sys
 import time
 from pathlib import Path
-
-if __name__ == "__main__":                     # Ctrl-C just ends the process until main runs
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from config import UserError, load_config      # before torch: it says how torch takes memory
 import torch
@@ -24,7 +25,7 @@ from arc.files import write_json
 from arc.leaks import task_key
 from arc.report import write_report
 from arc.score import submission, votes_of
-from arc.tasks import canvas_for, check_canvas, fingerprint, load_data
+from arc.tasks import canvas_for, canvas_lines, check_canvas, fingerprint, load_data
 from engine.batches import IGNORE, Batch, gather, pack, send, training_stream
 from engine.cuda_graphs import GraphedStep
 from engine.devices import autocast, check_memory, describe_step, is_compiled, pick_device
@@ -124,7 +125,7 @@ def fit(run, stream, validate=None):
                 run.check_finite(losses.tolist(), float(grad_norm))
                 progress.report(losses.tolist(), float(grad_norm))
                 # saved first: whatever fails in the evaluation, no step is lost
-                if evaluate or stop:
+                if evaluate or stop or keep:
                     run.save("ckpt.pt")
                 if keep:
                     run.save(f"step_{run.step:06d}.pt", training=False)
@@ -238,8 +239,8 @@ def judge_answers(predictor, queries):
     if unfit:
         c = predictor.config
         predictor.log(f"  {unfit} of {len(queries)} known answers do not fit max_answer = "
-                      f"{c.max_answer} or max_len = {c.max_len}: `exact` counts them as wrong, "
-                      "`loss` and `cells` leave them out")
+                      f"{c.max_answer}, max_len = {c.max_len} or the canvas: `exact` counts "
+                      "them as wrong, `loss` and `cells` leave them out")
     names = [query.task.id for query in queries]
     metrics = {
         # over all tokens of the answers
@@ -273,7 +274,7 @@ def predict_and_score(predictor, tasks, step):
     none = sum(not grids for grids in attempts.values())
     if none:
         log(f"  {none} of {len(attempts)} queries have no attempt, so [[0]] is written for them: "
-            "no prediction is a grid, or the prompt does not fit max_len")
+            "no prediction is a grid, or the prompt does not fit max_len or the canvas")
 
     # vote, or rerank where the config asks for it
     metrics, attempts = predictor.score_attempts(tasks, predictions)
@@ -312,7 +313,7 @@ def open_checkpoint(config, path):
                         "--resume")
     checkpoint = load_checkpoint(path)
     # pairs that an earlier run trained on cannot be held out any more
-    holdout = checkpoint["config"]["holdout"]
+    holdout = checkpoint["config"].get("holdout", "")
     if config.holdout and config.init_from and holdout != config.holdout:
         raise UserError(f"holdout = {config.holdout!r} keeps pairs out, and {path} (holdout = "
                         f"{holdout!r}) has trained on them: start without it")
@@ -327,7 +328,12 @@ def choose_canvas(config, data, checkpoint):
     canvas = config.canvas
     if not canvas:                             # `canvas_for` does not look at test outputs
         canvas = checkpoint["model_config"]["canvas"] if checkpoint else canvas_for(tasks, least)
-    check_canvas(tasks, canvas)
+    if data.generated and least >= canvas:
+        raise UserError(f"generated tasks are up to {least} wide, which does not fit the canvas of "
+                        f"{canvas}: set --canvas={1 << least.bit_length()}, or lower "
+                        "--oned_max_width")
+    check_canvas(data.train, canvas)
+    data.lines.extend(canvas_lines(data.val + data.test, canvas))
     return canvas
 
 
@@ -363,8 +369,7 @@ def solve(config, given, device, machine, argv):
     log = Log(config.out_dir)
     log(f"device: {machine}; torch {torch.__version__}")
     announce(data, model, log)
-    if config.tasks:
-        write_config(config, given, machine, argv, canvas=canvas)
+    write_config(config, given, machine, argv, canvas=canvas)
     predictor = Predictor(model, config, rows, device, log)
     metrics, attempts = predict_and_score(predictor, data.test, checkpoint["step"])
     return summarize(log, config, metrics, data.test, attempts, started)

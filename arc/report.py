@@ -1,4 +1,4 @@
-"""report.html: a run on one page, for people, who look at grids. And svg: grids as one drawing.
+"""report.html: a run on one page, for people, who look at grids.
 
 train.py and refine.py write the page last, from the folder's metrics.jsonl and config.json and the
 attempts they have just made. It is one file without scripts that fetches nothing.
@@ -14,20 +14,22 @@ from html import escape
 
 import numpy as np
 
+from arc.files import write_text
 from arc.oned import dimension_of
 from arc.score import same
-from arc.show import LIGHT, PALETTE
-from arc.tasks import write_text
+from arc.show import LIGHT, PALETTE, compare
 
 QUERIES = 100                                  # most queries on a page ...
 DEMOS = 3                                      # ... and demonstrations of each
-VERDICTS = ["✗ wrong", "✓ right by attempt 2", "✓ right by attempt 1", "– unknown answer"]
-SCORES = {                                     # metric -> its name on the page
-    "pass1_single": "pass@1, plain view",
-    "single": "plain view, prediction → refined",
-    "pass1": "pass@1",
-    "pass2": "pass@2",
-    "oracle": "oracle: right in some view",
+NEAR = 5                                       # most wrong cells of a near miss
+VERDICTS = ["✗ near miss", "✗ wrong", "– unknown answer", "✓ right by attempt 2",
+            "✓ right by attempt 1"]            # in the page's order
+SCORES = {                                     # metric -> its name and what has to be right
+    "pass1_single": ("pass@1, plain view", "the prediction for the task as it is, no vote"),
+    "single": ("plain view, prediction → refined", "of the task as it is, no vote"),
+    "pass1": ("pass@1", "the best attempt of all views"),
+    "pass2": ("pass@2", "one of the two best attempts"),
+    "oracle": ("oracle", "a prediction under any view"),
 }
 
 
@@ -47,23 +49,28 @@ def write_report(log, config, metrics, tasks=(), attempts=None, before=None):
 
 def page(log, config, metrics, tasks, attempts, before):
     """Returns the HTML of `write_report`."""
-    path = log.folder / "config.json"
-    saved = json.loads(path.read_text()) if path.exists() else {}
+    saved = read(log.folder / "config.json")
     records = [m for m in log.records() if m["kind"] in ("train", "val")]
-    # weights from elsewhere, in the folder of another run, whose facts these are not
-    if config.eval_only and config.init_from and not config.tasks:
-        saved, records = {}, []
+    call = saved
+    if config.eval_only and not config.tasks:  # in the folder of a run, which keeps its config.json
+        call = read(log.folder / "eval.json")
+        if config.init_from:                   # weights from elsewhere: its facts are not theirs
+            saved, records = {}, []
     names = log.folder.resolve().parts
     title = escape("/".join(names[-2 if names[-1] == "refine" else -1:]))
     parts = [
         f"<h1>{title}</h1>",
         in_row(tiles(metrics)),
-        table("facts", facts(config, metrics, saved, records)),
+        table("facts", facts(config, metrics, saved, call, records)),
         in_row(charts(records)),
         family_tables(metrics.get("families", {})),
         gallery(tasks, attempts, before) if tasks else "",
     ]
     return "\n".join([HEAD.format(title=title, style=STYLE), *parts, "</body></html>\n"])
+
+
+def read(path):
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def in_row(boxes):
@@ -81,15 +88,16 @@ def table(kind, rows):
 
 def tiles(metrics):
     """Returns the scores, each in a box: before and after refinement where there are both."""
-    values = {}
-    for metric, name in SCORES.items():
+    values = []
+    for metric, (name, meaning) in SCORES.items():
         keys = [key for key in (metric, f"{metric}_before", f"{metric}_after") if key in metrics]
-        values[name] = " → ".join(f"{metrics[key]:.1%}" for key in keys)
-    values["tasks"] = metrics.get("tasks")
+        values.append((name, " → ".join(f"{metrics[key]:.1%}" for key in keys), meaning))
+    values.append(("tasks", metrics.get("tasks"), "each counts once"))
     boxes = ""
-    for name, value in values.items():
+    for name, value, meaning in values:
         if value:
-            boxes += f'<div class="score">{name}<br><b>{value}</b></div>'
+            boxes += (f'<div class="score">{name}<br><b>{value}</b><br>'
+                      f"<small>{meaning}</small></div>")
     return boxes
 
 
@@ -105,18 +113,26 @@ def without_folders(text):
     return re.sub(r"(^|[=+,])\s*([/~]|[A-Za-z]:[/\\])[^=+,]*[/\\]", r"\1", str(text))
 
 
-def facts(config, metrics, saved, records):
-    """Returns (name, value) of what a reader may ask of a run, as far as it is known."""
-    versions = saved.get("versions", {})
-    given = saved.get("given", {}).items()
+def command_of(saved):
+    return " ".join(map(without_folders, shlex.split(saved.get("command", ""))))
+
+
+def facts(config, metrics, saved, call, records):
+    """Returns (name, value) of what a reader may ask of a run, as far as it is known.
+
+    saved: config.json of the run that trained; call: that of the run that predicted.
+    """
+    versions = call.get("versions", {})
+    given = call.get("given", {}).items()
     values = {
+        "command": command_of(call),
+        "training command": "" if call is saved else command_of(saved),
         "test tasks": without_folders(config.test),
-        "views": metrics.get("views"),
+        "views": config.views if config.test else "",
         "times scored": metrics.get("times_scored"),
         "training": minutes(records[-1]["seconds"]) if records else "",
         "predictions, votes": minutes(metrics["seconds"]) if "seconds" in metrics else "",
-        "device": saved.get("machine"),
-        "command": " ".join(map(without_folders, shlex.split(saved.get("command", "")))),
+        "device": call.get("machine"),
         "commit": versions.get("commit"),
         "python, torch": versions and f"{versions['python']}, {versions['torch']}",
         "knobs given": ", ".join(f"{key} = {without_folders(value)}" for key, value in given),
@@ -203,7 +219,7 @@ def chart(caption, dotted, grey=(), share=False):
 
 
 def gallery(tasks, attempts, before):
-    """Returns the queries, wrong ones first, with how many there are and are left out."""
+    """Returns the queries, near misses first, with how many there are and are left out."""
     cards = []
     for task in tasks:
         for i, (_, answer) in enumerate(task.test):
@@ -211,15 +227,17 @@ def gallery(tasks, attempts, before):
             tried = [(f"attempt {k}", grid) for k, grid in enumerate(grids, 1)]
             if before is not None:
                 tried = [("prediction", *best(before, (task.id, i), 1))] + tried
-            cards.append((verdict_of(grids, answer), task, i, tried))
-    cards.sort(key=lambda card: VERDICTS.index(card[0]))
+            cards.append((judge(grids, answer), task, i, tried))
+    cards.sort(key=lambda card: (VERDICTS.index(card[0][0]), card[0][1]))
     cut = ""
     if len(cards) > QUERIES:
         cut = (f" Not shown, to keep this page small: {len(cards) - QUERIES} "
                f"({count_verdicts(cards[QUERIES:])}).")
-    intro = (f"<h2>{len(cards)} test queries</h2><p>{count_verdicts(cards)}. Wrong ones come "
-             "first; cells that differ from the answer are crossed out; where all views agree "
-             f"there is no second attempt.{cut}</p>")
+    intro = (f"<h2>{len(cards)} test queries</h2><p>{count_verdicts(cards)}. Near misses come "
+             f"first, in which at most {NEAR} cells, and fewer than half, are wrong, the fewest "
+             "first. Cells that differ from the answer are crossed out; where all views agree "
+             "there is no second attempt."
+             f'{cut}</p><label><input type="checkbox"> digits in the cells</label>')
     return "\n".join([intro] + [query_card(*card) for card in cards[:QUERIES]])
 
 
@@ -228,30 +246,37 @@ def best(attempts, key, count):
     return attempts.get(key, [])[:count] or [None]
 
 
-def verdict_of(grids, answer):
-    """Returns one of VERDICTS on the attempts at a query."""
+def judge(grids, answer):
+    """Returns (one of VERDICTS, the fewest wrong cells) of the attempts at a query."""
     if answer is None:
-        return "– unknown answer"
+        return "– unknown answer", 0
     for k, grid in enumerate(grids, 1):
         if same(grid, answer):
-            return f"✓ right by attempt {k}"
-    return "✗ wrong"
+            return f"✓ right by attempt {k}", 0
+    wrong = [(grid != answer).sum() for grid in grids if np.shape(grid) == answer.shape]
+    fewest = min(wrong, default=math.inf)      # where each has another size
+    near = fewest <= NEAR and 2 * fewest < answer.size
+    return "✗ near miss" if near else "✗ wrong", fewest
 
 
 def count_verdicts(cards):
-    found = [verdict for verdict, *_ in cards]
+    found = [verdict for (verdict, _), *_ in cards]
     return ", ".join(f"{found.count(name)} {name}" for name in VERDICTS if name in found)
 
 
-def query_card(verdict, task, i, tried):
+def query_card(judged, task, i, tried):
     """Returns query i of a task as HTML: demonstrations, query, answer, and what was tried.
 
-    tried: [(name, grid or None)].
+    judged: see `judge`; tried: [(name, grid or None)].
     """
+    verdict, _ = judged
     query, answer = task.test[i]
-    grids = [query] + [grid for grid in (answer, *dict(tried).values()) if grid is not None]
-    cell = cell_size(grids, 18, 180)           # a phone is wider than 180 pixels
-    figures = figure("query", query, cell)
+    outputs = [grid for grid in (answer, *dict(tried).values()) if grid is not None]
+    # flat grids stand above each other
+    wide = all(grid.shape[1] > 3 * grid.shape[0] for grid in [query] + outputs)
+    side = 300 if wide else 180                # pixels; a phone has 320
+    cell = cell_size(outputs, 18, side)
+    figures = figure("query", query, cell_size([query], 18, side))
     if answer is not None:
         figures += figure("answer", answer, cell)
     for name, grid in tried:
@@ -259,18 +284,16 @@ def query_card(verdict, task, i, tried):
 
     demos = ""
     pairs = task.train[:DEMOS]
-    small = cell_size([grid for pair in pairs for grid in pair], 8, 120)
-    for k, (grid, output) in enumerate(pairs, 1):
-        left = figure(f"input {k}", grid, small)
-        demos += f"<div>{left}{figure(f'output {k}', output, small)}</div>"
+    cells = [cell_size(grids, 8, side * 2 // 3) for grids in zip(*pairs)]
+    for k, pair in enumerate(pairs, 1):
+        left, right = map(figure, (f"input {k}", f"output {k}"), pair, cells)
+        demos += f"<div>{left}{right}</div>"
     if len(task.train) > DEMOS:
         demos += f"<p>{len(task.train) - DEMOS} more demonstrations</p>"
 
     kind = verdict.split()[1]
     which = f", query {i + 1} of {len(task.test)}" if len(task.test) > 1 else ""
-    # flat grids stand above each other
-    wide = "wide" if all(grid.shape[1] > 3 * grid.shape[0] for grid in grids) else ""
-    return (f'<article class="{kind} {wide}"><h3>{escape(task.id)}{which} '
+    return (f'<article class="{kind}{" wide" * wide}"><h3>{escape(task.id)}{which} '
             f'<b class="{kind}">{verdict}</b></h3><div>{demos}</div><div>{figures}</div></article>')
 
 
@@ -291,22 +314,10 @@ def figure(name, grid, cell, answer=None):
         H, W = grid.shape
         words = f"{name}, {H} x {W} cells" + (f": {verdict[2:]}" if verdict else "")
         data = base64.b64encode(png(grid, cell, wrong)).decode()
-        image = f'<img alt="{words}" src="data:image/png;base64,{data}">'
+        digits = "\n".join("".join(map(str, row)) for row in grid)
+        image = (f'<div class="grid" style="--cell:{cell}px"><img alt="{words}" '
+                 f'src="data:image/png;base64,{data}"><pre>{digits}</pre></div>')
     return f"<figure><figcaption>{caption}</figcaption>{image}</figure>"
-
-
-def compare(grid, answer):
-    """Returns what to say of a grid, or None, and which cells are wrong (H, W), or None."""
-    if answer is None:
-        return "", None
-    if grid is None:
-        return "✗ wrong", None
-    if grid.shape != answer.shape:
-        return "✗ wrong size", None
-    wrong = grid != answer
-    if wrong.any():
-        return f"✗ wrong in {wrong.sum()} of {wrong.size} cells", wrong
-    return "✓ right", wrong
 
 
 # ------------------------------------------------------------------------------------------------
@@ -344,37 +355,6 @@ def png(grid, cell, wrong=None):
     return image
 
 
-def svg(rows, cell=12):
-    """Returns rows of grids as one SVG, with cells of `cell` pixels, wrong ones crossed out.
-
-    rows: {name: [(title, grid or None, answer or None)]}.
-    """
-    body = ""
-    top, width = 8, 0
-    for name, figures in rows.items():
-        body += f'<text x="8" y="{top + 10}" font-weight="700">{name}</text>'
-        left, height = 8, 0
-        for title, grid, answer in figures:
-            verdict, wrong = compare(grid, answer)
-            title += ": no grid" if grid is None else f" {verdict}"
-            body += f'<text x="{left}" y="{top + 24}">{title}</text>'
-            H, W = np.shape(grid) or (0, 0)
-            for r, c in np.ndindex(H, W):
-                x, y, color = left + c * cell, top + 30 + r * cell, grid[r, c]
-                body += (f'<rect x="{x}" y="{y}" width="{cell}" height="{cell}" '
-                         f'fill="rgb{PALETTE[color]}" stroke="#555"/>')
-                if wrong is not None and wrong[r, c]:
-                    ink = "black" if LIGHT[color] else "white"
-                    body += (f'<path d="M{x + 2} {y + 2}l{cell - 4} {cell - 4}" stroke="{ink}" '
-                             'stroke-width="2"/>')
-            left += max(W * cell, 6 * len(title)) + 28
-            height = max(height, H * cell)
-        top += height + 42
-        width = max(width, left)
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{top}" '
-            f'font-family="sans-serif" font-size="11" fill="#777">{body}</svg>\n')
-
-
 # ------------------------------------------------------------------------------------------------
 # The page's style
 
@@ -395,7 +375,7 @@ h2 { font-size: 1.2rem; margin-top: 2rem }
 h3 { font-size: 1rem; margin: 0 0 .6rem; color: var(--ink) }
 h1, h3, th, td { overflow-wrap: anywhere }
 p, th, figcaption { color: var(--soft); font-size: .85rem; font-weight: 400; text-align: left }
-table { margin-bottom: 1rem }
+table { margin-bottom: 1rem; align-self: start }
 th, td { padding: .1rem 1rem .1rem 0; vertical-align: top }
 .facts th { white-space: nowrap }
 .share td { text-align: right }
@@ -403,14 +383,30 @@ th, td { padding: .1rem 1rem .1rem 0; vertical-align: top }
 figure { margin: 0; max-width: 100% }
 .curve { flex: 1 1 20rem; max-width: 34rem }
 .score, article { background: var(--box); padding: .6rem .8rem; border-radius: 6px;
-  margin-bottom: 1rem }
+  margin-bottom: 1rem; break-inside: avoid }
 .score b { font-size: 1.3rem }
 article { border-left: 5px solid }
 .right { color: var(--right) }
-.wrong { color: var(--wrong) }
+.near, .wrong { color: var(--wrong) }
 article p { margin: 0 }
-article div, article figure { display: inline-block; vertical-align: top; margin: 0 .9rem .4rem 0 }
+article > div, article > div > div, article figure { display: inline-block; max-width: 100%;
+  vertical-align: top; margin: 0 0 .4rem }
+article figure { padding-right: .9rem; box-sizing: border-box }
 article.wide figure { display: block }
 img { display: block; max-width: 100%; image-rendering: pixelated }
+label { position: sticky; top: 0; z-index: 1; display: block; padding: .5rem 0;
+  background: var(--paper) }
+pre { display: none; margin: 0 }
+@media print { label { display: none } }
+:has(:checked) ~ article {
+  figure { overflow-x: auto }
+  .grid { display: inline-block; position: relative; padding: 0 1px 1px 0;
+    --side: max(var(--cell), 12px) }
+  img { position: absolute; width: 100%; height: 100% }
+  pre { display: block; position: relative; left: calc((var(--side) - 1ch + 1px) / 2);
+    font: calc(.8 * var(--side)) / var(--side) monospace; letter-spacing: calc(var(--side) - 1ch);
+    color: #fff; text-shadow: 0 1px #000, 0 -1px #000, 1px 0 #000, -1px 0 #000;
+    print-color-adjust: exact }
+}
 svg { display: block; color: var(--curve); fill: var(--soft) }
 """

@@ -1,10 +1,11 @@
-"""Grids in the terminal, each cell two spaces on its color, as ARC's own viewer paints them.
+"""Grids in the terminal, each cell two columns of its color, as ARC's own viewer paints them.
 
     python -m arc.show FILE TASK       one task: grids in color, every token with its coordinates
     python -m arc.show oned 1d_flip    the same for a generated task
 """
 import difflib
 import os
+import shutil
 import sys
 
 import numpy as np
@@ -28,47 +29,95 @@ def use_color():
 
 
 def cell_text(value, wrong):
+    """Returns a cell, two columns wide. Without the color codes it is a digit, marked if wrong."""
+    text = f"{value}!" if wrong else f"{value} "
     if not use_color():
-        return f"{value}!" if wrong else f"{value} "
-    ink = 30 if LIGHT[value] else 97
-    red, green, blue = PALETTE[value]
-    return f"\033[{ink};48;2;{red};{green};{blue}m{'><' if wrong else '  '}\033[0m"
+        return text
+    color = "{};{};{}".format(*PALETTE[value])
+    ink = color                                # a digit that cannot be seen
+    if wrong:
+        ink = "0;0;0" if LIGHT[value] else "255;255;255"
+    return f"\033[38;2;{ink};48;2;{color}m{text}\033[0m"
 
 
-def grid_column(title, grid, answer=None):
-    """Returns the lines of a grid (H, W), or None, under its title.
+def terminal_width():
+    """Returns columns: COLUMNS, or the terminal's, or 80 where the output is a file."""
+    return shutil.get_terminal_size().columns
 
-    Cells are marked where they differ from an answer of the same shape.
+
+def compare(grid, answer):
+    """Returns what to say of a grid, or None, and which cells are wrong (H, W), or None."""
+    if answer is None:
+        return "", None
+    if grid is None:
+        return "✗ wrong", None
+    if grid.shape != answer.shape:
+        return "✗ wrong size", None
+    wrong = grid != answer
+    if wrong.any():
+        return f"✗ wrong in {wrong.sum()} of {wrong.size} cells", wrong
+    return "✓ right", wrong
+
+
+def grid_column(title, grid, answer=None, missing="no grid"):
+    """Returns the lines of a grid (H, W), or of `missing` for None, under its title.
+
+    Cells are marked where they differ from an answer of the same shape. What is wider than the
+    terminal goes on below.
     """
     if grid is None:
-        return [title, "no grid"]
-    wrong = np.zeros(grid.shape, bool)
-    if answer is not None and answer.shape == grid.shape:
-        wrong = grid != answer
-    width = 2 * grid.shape[1]                  # as seen: color codes take no room
-    margin = " " * (len(title) - width)
-    rows = ["".join(map(cell_text, *row)) + margin for row in zip(grid, wrong)]
-    return [title.ljust(width)] + rows
+        return [text.ljust(max(len(title), len(missing))) for text in (title, missing)]
+    _, wrong = compare(grid, answer)
+    if wrong is None:
+        wrong = np.zeros(grid.shape, bool)
+    most = max(1, terminal_width() // 2)       # cells of a line
+    width = max(len(title), 2 * min(most, grid.shape[1]))
+    lines = [title.ljust(width)]
+    for first in range(0, grid.shape[1], most):
+        if first:
+            lines.append(f"from column {first}:".ljust(width))
+        part = slice(first, first + most)
+        for row, marks in zip(grid[:, part], wrong[:, part]):
+            margin = " " * (width - 2 * len(row))        # as seen: color codes take no room
+            lines.append("".join(map(cell_text, row, marks)) + margin)
+    return lines
 
 
 def side_by_side(*columns):
-    """Returns columns as one text. A column is a list of lines, all as wide as the first."""
-    height = max(map(len, columns))
-    filled = [lines + [" " * len(lines[0])] * (height - len(lines)) for lines in columns]
-    return "\n".join("   ".join(parts).rstrip() for parts in zip(*filled))
+    """Returns columns as one text: beside each other, or below where the terminal is too narrow.
+
+    A column is a list of lines, all as wide as the first. The last ones stay together longest.
+    """
+    rows, room = [], 0
+    for lines in reversed(columns):
+        needed = len(lines[0]) + 3
+        if needed > room:
+            rows.insert(0, [])
+            room = terminal_width() + 3
+        rows[0].insert(0, lines)
+        room -= needed
+    text = []
+    for row in rows:
+        height = max(map(len, row))
+        filled = [lines + [" " * len(lines[0])] * (height - len(lines)) for lines in row]
+        text += ["   ".join(parts).rstrip() for parts in zip(*filled)]
+    return "\n".join(text)
 
 
-def picture(task, test, grid, title):
-    """Returns a query of a task, its answer if known, and a grid that should be it, as text.
+def picture(task, test, grid, name):
+    """Returns a query of a task, its answer, and a grid that should be it, or None, as text.
 
-    Cells of the grid that differ from the answer are marked. A grid of None reads "no grid".
+    It says in how many cells the grid differs from the answer, and marks them.
     """
     query, answer = task.test[test]
-    columns = [grid_column("input", query)]
-    if answer is not None:
-        columns.append(grid_column("answer", answer))
-    columns.append(grid_column(title, grid, answer))
-    return f"\n{task.id}\n{side_by_side(*columns)}"
+    verdict, _ = compare(grid, answer)
+    columns = [
+        grid_column("input", query),
+        grid_column("answer", answer, missing="unknown"),
+        grid_column(name, grid, answer),
+    ]
+    title = f"{task.id}: {name} {verdict[2:]}" if verdict else task.id
+    return f"\n{title}\n{side_by_side(*columns)}"
 
 
 def size(grid):
@@ -81,7 +130,7 @@ def task_text(task):
     for kind, pairs in (("demonstration", task.train), ("query", task.test)):
         for i, (grid, answer) in enumerate(pairs):
             left = grid_column(f"{kind} {i}: input {size(grid)}", grid)
-            right = grid_column(f"output {size(answer)}", answer)
+            right = grid_column(f"output {size(answer)}", answer, missing="unknown")
             parts.append(side_by_side(left, right))
     return "\n\n".join(parts)
 

@@ -130,10 +130,12 @@ class Config:
             self.test = self.tasks
         self.device = self.device.lower()
         for field in dataclasses.fields(self):
-            low, high = field.metadata["low"], field.metadata["high"]
-            if low is not None and not low <= getattr(self, field.name) <= high:
-                raise UserError(f"{field.name} = {getattr(self, field.name)} is out of its range, "
-                                f"{low} to {high}")
+            value, low = getattr(self, field.name), field.metadata["low"]
+            if isinstance(value, str) and not value.isprintable():
+                raise UserError(f"{field.name} = {value!r} holds a character that no screen shows")
+            if low is not None and not low <= value <= field.metadata["high"]:
+                raise UserError(f"{field.name} = {value} is out of its range, {low} to "
+                                f"{field.metadata['high']}")
         check_together(self)
 
     def micro_limit(self):
@@ -195,8 +197,10 @@ def read_value(key, value, kind, where):
     if isinstance(value, str) and kind is not str:
         try:
             value = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
             pass                               # it stays text, and is refused below
+    if type(value) is int and value.bit_length() > 64:
+        raise UserError(f"{where}: {key} is an integer of {value.bit_length()} bits")
     if kind is float and type(value) is int:
         value = float(value)
     if type(value) is not kind:
@@ -219,7 +223,7 @@ def read_config(path):
         raise UserError(f"{path}: no such config file (a .py file); there are {known}")
     try:
         found = runpy.run_path(str(place))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{path}: {type(error).__name__}: {error}") from None
     knobs = {field.name for field in dataclasses.fields(Config)}
     own = {key for key, value in found.items()

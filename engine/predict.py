@@ -1,5 +1,6 @@
 """What a network answers: known answers judged, answers decoded in all views, attempts reranked."""
 import copy
+import math
 import time
 from collections import defaultdict
 from typing import NamedTuple
@@ -62,10 +63,11 @@ class QuerySet:
     """Queries as documents: the demonstrations that fit, the input, the proposal if there is one.
 
     The prompt and the fixed allowance max_answer decide which demonstrations fit, never the answer.
-    A query that does not fit has no document; it counts as failed.
+    A query that does not fit, or would show a grid beyond the canvas, has no document; it counts as
+    failed.
     """
 
-    def __init__(self, queries, config, task_rows, device):
+    def __init__(self, queries, config, task_rows, device, canvas=math.inf):
         self.queries = queries
         self.fitting = []                      # numbers of the queries that have a document
         self.dropped_demos = 0                 # demonstrations that did not fit
@@ -81,13 +83,16 @@ class QuerySet:
             kept = fit_demos(length[demos], reserved, config.max_len)
             if kept is None or length[answer] - prompt[answer] > config.max_answer:
                 continue
+            shown = [*demos[kept], *own]
+            if self.sides[shown].max() >= canvas:
+                continue
             self.fitting.append(q)
             self.dropped_demos += len(demos) - len(kept)
             expected = expected_length(prompt[train], length[train], prompt[own[0]])
             self.expected_lengths.append(expected)
             row = task_rows.get(query.task.id, 0)
             draft = query.draft is not None
-            plans.append(DocumentPlan([*demos[kept], *own], s, query.colors, row, draft))
+            plans.append(DocumentPlan(shown, s, query.colors, row, draft))
         self.documents = build_documents(self.pairs, plans)
 
     def encode(self, queries, config, device):
@@ -115,6 +120,9 @@ class QuerySet:
                     pairs.append(pair)
                 found.append(number_of[key])
             numbers.append(found)
+        # the longest side of each pair's grids
+        self.sides = np.array([max((max(grid.shape) for grid in pair if grid is not None),
+                                   default=0) for pair in pairs])
         self.pairs = Pairs(pairs, SYMMETRIES if config.symmetries else 1).to(device)
         return first, numbers
 
@@ -173,7 +181,7 @@ class Predictor:
         self.task_rows, self.device, self.log = task_rows, device, log
 
     def query_set(self, queries):
-        return QuerySet(queries, self.config, self.task_rows, self.device)
+        return QuerySet(queries, self.config, self.task_rows, self.device, self.canvas)
 
     @torch.no_grad()
     def teacher_force(self, query_set):
@@ -291,7 +299,8 @@ class Predictor:
         if failed:
             c = self.config
             self.log(f"  {failed} of {len(queries)} prompts do not fit: prompt + max_answer "
-                     f"({c.max_answer}) > max_len ({c.max_len}); they count as failed")
+                     f"({c.max_answer}) > max_len ({c.max_len}), or a side >= canvas "
+                     f"({self.canvas}); they count as failed")
         predictions = [to_prediction(query, answers.get(q)) for q, query in enumerate(queries)]
         return predictions, query_set.dropped_demos
 

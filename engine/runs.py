@@ -54,7 +54,7 @@ class Log:
             self.open_board = SummaryWriter
 
     def __call__(self, text):
-        append_line(self.folder / "log.txt", text)
+        append_line(self.folder / "log.txt", re.sub(r"\033\[[\d;]*m", "", text))    # no colors
         try:
             print(text, flush=True)
         except (OSError, ValueError):          # `| head` has seen enough, or stdout is full
@@ -183,9 +183,13 @@ def versions():
 
 
 def write_config(config, given, machine, argv, **facts):
-    """Writes config.json: every knob, those given, versions, machine, command, and more facts."""
+    """Writes config.json: every knob, those given, versions, machine, command, and more facts.
+
+    --eval_only in a run's own folder writes eval.json: the run's config.json stays.
+    """
     command = shlex.join(sys.argv) if argv is None else ""
-    write_json(Path(config.out_dir) / "config.json", {
+    name = "eval.json" if config.eval_only and not config.tasks else "config.json"
+    write_json(Path(config.out_dir) / name, {
         **dataclasses.asdict(config), "given": given, "versions": versions(),
         "machine": machine, "command": command, **facts})
 
@@ -266,9 +270,11 @@ def check_content(found):
             raise ValueError(f"{key} is no {kind.__name__}")
     if found["step"] < 0:
         raise ValueError(f"step is {found['step']}")
-    for field in dataclasses.fields(Config):
-        if type(found["config"].get(field.name, field.default)) is not field.type:
-            raise ValueError(f"config: {field.name} is no {field.type.__name__}")
+    for part, kind in (("config", Config), ("model_config", ModelConfig)):
+        for field in dataclasses.fields(kind):
+            if type(found[part].get(field.name, field.default)) is not field.type:
+                raise ValueError(f"{part}: {field.name} is no {field.type.__name__}")
+    Config(**found["config"])                  # looks at the ranges
     if found["best"] is not None:
         found["best"] = tuple(map(float, found["best"]))
     n_tasks = found["model_config"]["n_tasks"]
@@ -444,10 +450,14 @@ class Run:
         if differences:
             raise UserError(f"--resume goes on with the same run, but {differences}. To start a "
                             f"new one from these weights: --init_from={path} and another --out_dir")
-        if found["data"] != self.data:
+        task_ids = [list(map(tuple, ids)) for ids in (found["task_ids"], self.task_ids)]
+        if found["data"] != self.data or task_ids[0] != task_ids[1]:
             raise UserError("--resume goes on with the same run, but its task files hold other "
                             "tasks now, or in another order. To train on these: --init_from="
                             f"{path} and another --out_dir")
+        if not self.first_step <= found["step"] <= self.config.max_steps:
+            raise UserError(f"{path}: its step {found['step']} is not between {self.first_step} "
+                            f"and {self.config.max_steps}; take another checkpoint of the run")
         self.model.load_state_dict(found["training"])
         self.optimizer.restore(found, path)
         self.step, self.seconds = found["step"], found["seconds"]
@@ -475,10 +485,11 @@ class Run:
 
     def record_validation(self, metrics):
         """Records the metrics of val, and saves best.pt where they are the best so far."""
-        self.log.record(kind="val", step=self.step, seconds=self.seconds, **metrics)
         if self.best is None or rank_of(metrics) > self.best:
             self.best = rank_of(metrics)
             self.save("best.pt", training=False)
+        # last, as a step that is on record is not judged again
+        self.log.record(kind="val", step=self.step, seconds=self.seconds, **metrics)
 
     def check_finite(self, losses, grad_norm):
         """UserError, before anything is overwritten, where a loss or gradient is no number."""
@@ -606,4 +617,6 @@ def describe_error(error):
         text = text.splitlines()[0] if text else "on the host"
         text = (f"out of memory ({text}). What was saved is kept. Lower --micro_tokens, "
                 "--predict_tokens, --n_embd or --n_layer")
+    if len(text) > 2000:
+        text = f"{text[:1000]} ... {text[-900:]}"
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

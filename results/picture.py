@@ -6,11 +6,13 @@ Run it after train.py and refine.py with the same arguments. It writes results/p
 """
 import sys
 
+import numpy as np
 from runs import HERE                          # first: it makes the project's modules importable
 
+from arc.files import write_text
 from arc.oned import family_of
-from arc.report import svg
-from arc.tasks import load_data, write_text
+from arc.show import LIGHT, PALETTE, compare
+from arc.tasks import load_data
 from config import UserError, load_config
 from engine.devices import pick_device
 from engine.predict import Predictor, make_queries
@@ -27,6 +29,37 @@ def first_of(tasks, family):
         if family_of(task.id) == family and height < 4:
             return task
     raise UserError(f"no task of {family} in `test`")
+
+
+def svg(rows, cell=12):
+    """Returns rows of grids as one SVG, with cells of `cell` pixels, wrong ones crossed out.
+
+    rows: {name: [(title, grid or None, answer or None)]}.
+    """
+    body = ""
+    top, width = 8, 0
+    for name, figures in rows.items():
+        body += f'<text x="8" y="{top + 10}" font-weight="700">{name}</text>'
+        left, height = 8, 0
+        for title, grid, answer in figures:
+            verdict, wrong = compare(grid, answer)
+            title += ": no grid" if grid is None else f" {verdict}"
+            body += f'<text x="{left}" y="{top + 24}">{title}</text>'
+            H, W = np.shape(grid) or (0, 0)
+            for r, c in np.ndindex(H, W):
+                x, y, color = left + c * cell, top + 30 + r * cell, grid[r, c]
+                body += (f'<rect x="{x}" y="{y}" width="{cell}" height="{cell}" '
+                         f'fill="rgb{PALETTE[color]}" stroke="#555"/>')
+                if wrong is not None and wrong[r, c]:
+                    ink = "black" if LIGHT[color] else "white"
+                    body += (f'<path d="M{x + 2} {y + 2}l{cell - 4} {cell - 4}" stroke="{ink}" '
+                             'stroke-width="2"/>')
+            left += max(W * cell, 6 * len(title)) + 28
+            height = max(height, H * cell)
+        top += height + 42
+        width = max(width, left)
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{top}" '
+            f'font-family="sans-serif" font-size="11" fill="#777">{body}</svg>\n')
 
 
 def main(argv):

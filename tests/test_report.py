@@ -1,6 +1,7 @@
 """The page of a run: its pictures decode to the grids, its numbers are those of the records, and
 nothing of a user's file gets out of its text."""
 import base64
+import importlib.util
 import json
 import re
 import shutil
@@ -58,7 +59,7 @@ def read(png, cell):
 
 class Page(HTMLParser):
     """What a page holds. Tags must balance."""
-    VOID = {"meta", "img", "br"}
+    VOID = {"meta", "img", "br", "input"}
 
     def __init__(self, text):
         super().__init__()
@@ -76,12 +77,15 @@ class Page(HTMLParser):
             self.open.append(tag)
         if tag == "article":
             kind = attributes["class"].split()[0]
-            self.articles.append({"kind": kind, "words": "", "images": {}})
+            self.articles.append({"kind": kind, "words": "", "images": {}, "digits": {}})
         if tag == "img":
             kind, _, data = attributes["src"].partition(",")
             assert kind == "data:image/png;base64"
             image = base64.b64decode(data, validate=True)
             self.articles[-1]["images"][attributes["alt"]] = image
+        if tag == "pre":                       # behind its image
+            name = list(self.articles[-1]["images"])[-1]
+            self.articles[-1]["digits"][name] = ""
 
     def handle_startendtag(self, tag, attributes):               # SVG's
         self.tags.append((tag, dict(attributes)))
@@ -90,7 +94,10 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if data.strip() and "style" not in self.open:
+        if "pre" in self.open:
+            digits = self.articles[-1]["digits"]
+            digits[list(digits)[-1]] += data
+        elif data.strip() and "style" not in self.open:
             self.words += data + "|"
             if "article" in self.open:
                 self.articles[-1]["words"] += data + "|"
@@ -152,9 +159,14 @@ def test_wrong_cells_are_crossed_out_in_every_color(cell):
         assert max(abs(part - np.dot(rgb, brightness))) > 100
 
 
-def test_a_drawing_shows_every_cell_and_crosses_out_the_wrong_ones():
+def test_a_drawing_shows_every_cell_and_crosses_out_the_wrong_ones(monkeypatch):
+    """The picture of the README, of results/picture.py."""
+    monkeypatch.syspath_prepend(str(ROOT / "results"))
+    spec = importlib.util.spec_from_file_location("picture", ROOT / "results" / "picture.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
     values, answer = grid("321 600"), grid("321 654")
-    drawing = report.svg({"a": [("query", grid("12"), None), ("guess", values, answer)],
+    drawing = script.svg({"a": [("query", grid("12"), None), ("guess", values, answer)],
                           "b": [("guess", None, answer), ("guess", answer, answer)]})
     page = Page(drawing)
     cells = [attributes["fill"] for tag, attributes in page.tags if tag == "rect"]
@@ -165,23 +177,97 @@ def test_a_drawing_shows_every_cell_and_crosses_out_the_wrong_ones():
     assert "guess ✓ right|" in page.words
 
 
-def test_a_picture_in_the_terminal_marks_wrong_cells(monkeypatch):
-    monkeypatch.setenv("NO_COLOR", "1")
-    task = make_task("a", "1 > 1", "12 > 345 678")
-    lines = show.picture(task, 0, grid("345 608"), "prediction").splitlines()
-    assert lines[1:] == [
-        "a",
+# ------------------------------------------------------------------------------------------------
+# In the terminal
+
+C = make_task("c", "1 > 1", "12 > 345 678")
+NEAR_C = grid("345 608")
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """terminal(columns) is a terminal without color of this width, terminal(None) a file."""
+    def terminal(columns):
+        monkeypatch.setenv("NO_COLOR", "1")
+        monkeypatch.delenv("COLUMNS", raising=False)
+        if columns:
+            monkeypatch.setenv("COLUMNS", str(columns))
+    return terminal
+
+
+def test_a_picture_shows_the_answer_beside_the_prediction_and_marks_wrong_cells(terminal):
+    terminal(80)
+    assert show.picture(C, 0, NEAR_C, "prediction").splitlines()[1:] == [
+        "c: prediction wrong in 1 of 6 cells",
         "input   answer   prediction",
         "1 2     3 4 5    3 4 5",
         "        6 7 8    6 0!8",
     ]
-    assert show.picture(task, 0, None, "prediction").splitlines()[3].endswith("3 4 5    no grid")
+    assert "\nc: prediction right\n" in show.picture(C, 0, C.test[0][1], "prediction")
+    assert "\nc: prediction wrong size\n" in show.picture(C, 0, grid("3"), "prediction")
+    lines = show.picture(C, 0, None, "prediction").splitlines()
+    assert lines[1] == "c: prediction wrong"
+    assert lines[3] == "1 2     3 4 5    no grid"
+
+
+def test_an_answer_that_is_not_known_is_called_unknown(terminal):
+    terminal(80)
+    task = make_task("u", "1 > 2", "3; 4")
+    assert show.picture(task, 1, None, "attempt 1").splitlines()[1:] == [
+        "u",
+        "input   answer    attempt 1",
+        "4       unknown   no grid",
+    ]
+    text = show.task_text(task)
+    assert "no grid" not in text
+    assert text.splitlines()[-2:] == ["query 1: input 1x1   output", "4                    unknown"]
+
+
+def test_what_is_wider_than_the_terminal_goes_below_the_answer_beside_the_prediction(terminal):
+    terminal(26)                               # one column too few for all three
+    below = ["answer   prediction", "3 4 5    3 4 5", "6 7 8    6 0!8"]
+    assert show.picture(C, 0, NEAR_C, "prediction").splitlines()[2:] == ["input", "1 2", *below]
+    terminal(19)
+    assert show.picture(C, 0, NEAR_C, "prediction").splitlines()[4:] == below
+    terminal(18)
+    assert show.picture(C, 0, NEAR_C, "prediction").splitlines()[2:] == [
+        "input   answer", "1 2     3 4 5", "        6 7 8", "prediction", "3 4 5", "6 0!8"]
+
+
+@pytest.mark.parametrize("columns", [20, 40, 80, 120, 200, None])
+def test_no_line_is_wider_than_the_terminal_and_no_cell_is_lost(terminal, columns):
+    """A row of 93 cells, and 30 x 30; a file gets at most 80 columns."""
+    terminal(columns)
+    for shape in ((1, 93), (30, 30)):
+        grids = np.random.default_rng(0).integers(0, 10, (3, *shape)).astype(np.uint8)
+        query, answer, guess = grids
+        text = show.picture(Task("t", [], [(query, answer)]), 0, guess, "prediction")
+        lines = text.splitlines()[2:]
+        assert max(map(len, lines)) <= (columns or 80)
+        starts = [line for line in lines if line.startswith("from column")]
+        shown = "".join(line for line in lines if line not in starts)
+        assert sorted(re.findall("[0-9]", shown)) == sorted(map(str, grids.ravel()))
+        assert shown.count("!") == (guess != answer).sum()
+        if columns == 20 and shape == (30, 30):
+            assert starts == ["from column 10:", "from column 20:"] * 3
+        if columns == 200:
+            assert len(lines) == (31 if shape == (30, 30) else 6)
+
+
+def test_without_its_color_codes_a_picture_reads_as_in_a_file(terminal, monkeypatch):
+    terminal(80)
+    plain = show.picture(C, 0, NEAR_C, "prediction")
     monkeypatch.delenv("NO_COLOR")
     monkeypatch.setenv("FORCE_COLOR", "1")
-    colored = show.picture(task, 0, grid("345 608"), "prediction")
-    assert colored.count("><") == 1
+    colored = show.picture(C, 0, NEAR_C, "prediction")
+    stripped = re.sub(r"\033\[[\d;]*m", "", colored)
+    assert [line.rstrip() for line in stripped.splitlines()] == plain.splitlines()
     for color in map(int, "12345678"):
-        assert "48;2;%d;%d;%d" % PALETTE[color] in colored
+        assert "48;2;{};{};{}m".format(*PALETTE[color]) in colored
+    # only the wrong cell's digit has another color than its ground
+    codes = re.findall(r"38;2;(\d+;\d+;\d+);48;2;(\d+;\d+;\d+)m(..)", colored)
+    assert len(codes) == 14
+    assert [text for ink, ground, text in codes if ink != ground] == ["0!"]
 
 
 def test_a_task_is_found_by_its_id_or_the_start_of_it_and_shown_token_by_token(capsys):
@@ -213,11 +299,11 @@ def test_right_and_wrong_are_named_counted_and_drawn(tmp_path):
     }
     page = write(tmp_path, [B, A], attempts)
     assert "3 test queries" in page.words
-    assert "1 ✗ wrong, 1 ✓ right by attempt 2, 1 ✓ right by attempt 1." in page.words
+    assert "1 ✗ near miss, 1 ✓ right by attempt 2, 1 ✓ right by attempt 1." in page.words
     assert "Not shown" not in page.words
-    assert [a["kind"] for a in page.articles] == ["wrong", "right", "right"]
+    assert [a["kind"] for a in page.articles] == ["near", "right", "right"]
     first, second, third = [a["words"] for a in page.articles]
-    assert first.startswith("a |✗ wrong|")
+    assert first.startswith("a |✗ near miss|")
     assert "attempt 1 |✗ wrong in 2 of 6 cells|" in first
     assert "attempt 2 |✗ wrong size|" in first
     assert "1 more demonstrations" in first
@@ -246,6 +332,75 @@ def test_right_and_wrong_are_named_counted_and_drawn(tmp_path):
     assert (read(pictures["input 1, 1 x 2 cells"], 8)[0] == grid("12")).all()
 
 
+def test_near_misses_come_first_then_wrong_unknown_and_right(tmp_path):
+    """The fewest wrong cells of two attempts count, and only of those that have the right shape."""
+    answer = grid("12345 67890 12345")
+
+    def wrong_in(n):
+        return np.where(np.arange(15).reshape(3, 5) < n, (answer + 1) % 10, answer).astype(np.uint8)
+    tried = {
+        "right": [answer],
+        "second": [wrong_in(1), answer],
+        "unknown": [wrong_in(1)],
+        "none": [],
+        "size": [answer[:2], answer.T],
+        "many": [wrong_in(14)],
+        "six": [wrong_in(6)],
+        "five": [wrong_in(9), wrong_in(5)],
+        "one": [answer[:2], wrong_in(1)],
+    }
+    tasks = [Task(name, B.train, [(answer, answer if name != "unknown" else None)])
+             for name in tried]
+    # one wrong cell of one is no near miss
+    tasks.append(make_task("cell", "1 > 1", "1 > 2"))
+    attempts = {(name, 0): grids for name, grids in tried.items()}
+    page = write(tmp_path, tasks, {**attempts, ("cell", 0): [grid("3")]})
+    shown = [(a["words"].split(" |")[0], a["kind"]) for a in page.articles]
+    assert shown == [
+        ("one", "near"), ("five", "near"),
+        ("cell", "wrong"), ("six", "wrong"), ("many", "wrong"), ("none", "wrong"),
+        ("size", "wrong"),
+        ("unknown", "unknown"),
+        ("second", "right"), ("right", "right"),
+    ]
+    assert ("2 ✗ near miss, 5 ✗ wrong, 1 – unknown answer, 1 ✓ right by attempt 2, "
+            "1 ✓ right by attempt 1.") in page.words
+    assert f"at most {report.NEAR} cells," in page.words
+
+
+def test_a_switch_without_scripts_shows_the_digits_of_every_grid(tmp_path):
+    wide = Task("wide", [(np.arange(93, dtype=np.uint8)[None] % 10, grid("5"))], A.test)
+    page = write(tmp_path, [A, wide], {("a", 0): [grid("321 600")]})
+    switches = [attributes for tag, attributes in page.tags if tag == "input"]
+    assert switches == [{"type": "checkbox"}]
+    assert "|digits in the cells|" in page.words.replace("| ", "|")
+    style = page.source.partition("<style>")[2].partition("</style>")[0]
+    hidden, _, shown = style.partition(":has(:checked) ~ article {")
+    assert "pre { display: none" in hidden
+    assert "pre { display: block" in shown
+    # siblings of the switch's label, as the style asks for
+    assert re.search(r"</label>\s*<article", page.source)
+    for article in page.articles:
+        assert article["digits"].keys() == article["images"].keys()
+        for name, image in article["images"].items():
+            digits = article["digits"][name].split("\n")
+            cell = (len(decode(image)) - 1) // len(digits)
+            assert read(image, cell)[0].tolist() == [list(map(int, row)) for row in digits]
+    digits = {article["words"].split(" |")[0]: article["digits"] for article in page.articles}
+    assert digits["a"]["attempt 1, 2 x 3 cells: wrong in 2 of 6 cells"] == "321\n600"
+    assert digits["wide"]["input 1, 1 x 93 cells"] == ("0123456789" * 10)[:93]
+
+
+def test_a_small_answer_is_not_drawn_small_because_its_query_is_large(tmp_path):
+    large = np.ones((30, 30), np.uint8)
+    task = Task("t", [(large, grid("12"))], [(large, grid("34"))])
+    page = write(tmp_path, [task], {("t", 0): [grid("35"), grid("3")]})
+    images = page.articles[0]["images"]
+    sides = {name.split(",")[0]: len(decode(image)) for name, image in images.items()}
+    assert sides == {"input 1": 121, "output 1": 9, "query": 181, "answer": 19, "attempt 1": 19,
+                     "attempt 2": 19}
+
+
 def test_no_grid_is_wrong_and_an_unknown_answer_is_neither(tmp_path):
     unknown = make_task("u", "1 > 2", "3; 4")
     page = write(tmp_path, [unknown, B], {("u", 0): [grid("5")], ("b", 0): []})
@@ -266,12 +421,10 @@ def test_no_grid_is_wrong_and_an_unknown_answer_is_neither(tmp_path):
     "<img src=x onerror=alert(1)>",
     "</style></article>&amp;",
     "{title} {0}",
-    "half \ud800 a character",
 ])
 def test_ids_of_a_file_stay_text(tmp_path, name):
     metrics = dict(families={"x": 0.5, f"{name}!": 0.25})
     page = write(tmp_path, [A._replace(id=name)], {(name, 0): [grid("1")]}, metrics, test=name)
-    name = name.replace("\ud800", "?")
     assert page.articles[0]["words"].startswith(f"{name} |✗ wrong|")
     assert len(page.articles[0]["images"]) == 9
     assert page.value("test tasks") == name
@@ -294,11 +447,15 @@ def test_a_page_stays_small_and_says_what_it_leaves_out(tmp_path):
         tasks.append(Task(f"t{i}", demos, [(noise(), answer)]))
         attempts[f"t{i}", 0] = [answer] if i >= 90 else [near(answer), near(answer)]
     page = write(tmp_path, tasks, attempts)
-    assert [a["kind"] for a in page.articles] == ["wrong"] * 90 + ["right"] * 10
+    n = sum(min((a != task.test[0][1]).sum() for a in attempts[task.id, 0]) <= report.NEAR
+            for task in tasks[:90])
+    assert 0 < n < 90
+    kinds = ["near"] * n + ["wrong"] * (90 - n) + ["right"] * 10
+    assert [a["kind"] for a in page.articles] == kinds
     assert "130 test queries" in page.words
     left_out = "Not shown, to keep this page small: 30 (30 ✓ right by attempt 1)."
     assert left_out in page.words
-    assert len(page.source) < 2_000_000
+    assert len(page.source) < 3_000_000
 
 
 # ------------------------------------------------------------------------------------------------
@@ -343,7 +500,7 @@ def test_the_page_of_a_run_shows_what_was_recorded(run, tmp_path):
         "pass@1, plain view": last["pass1_single"],
         "pass@1": last["pass1"],
         "pass@2": last["pass2"],
-        "oracle: right in some view": last["oracle"],
+        "oracle": last["oracle"],
         "1d_fill": last["families"]["1d_fill"],
         "1d_flip": last["families"]["1d_flip"],
     }
@@ -364,6 +521,14 @@ def test_the_page_of_a_run_shows_what_was_recorded(run, tmp_path):
     for name, value in facts.items():
         assert page.value(name) == str(value)
     assert page.value("device").startswith("cpu")
+    # a half line on each score
+    meanings = {
+        "pass@1, plain view": "the prediction for the task as it is, no vote",
+        "pass@2": "one of the two best attempts",
+        "oracle": "a prediction under any view",
+    }
+    for name, meaning in meanings.items():
+        assert f"|{name}|{page.value(name)}|{meaning}|" in page.words
     given = page.value("knobs given")
     for part in ("max_steps = 40", "learning_rate = 0.01", "out_dir = run"):
         assert part in given
@@ -427,6 +592,7 @@ def test_another_file_that_is_solved_gets_a_page_of_its_own(run, tmp_path):
     mine = write_tasks(tmp_path / "mine.json", [make_task("only", "12 > 21", "34; 56")])
     run(eval_only=True, tasks=mine)
     page = page_of(tmp_path / "run" / "mine")
+    assert page.value("views") == "2"          # though there is no score
     assert page.value("test tasks") == "mine.json"
     assert "eval_only = True" in page.value("knobs given")
     assert "2 – unknown answer." in page.words
@@ -435,14 +601,14 @@ def test_another_file_that_is_solved_gets_a_page_of_its_own(run, tmp_path):
     assert page_of(tmp_path / "run").value("test tasks") == "oned"
 
 
-def test_weights_from_elsewhere_get_no_curves_and_no_command(run, tmp_path):
+def test_weights_from_elsewhere_get_no_curves_and_no_training_time(run, tmp_path):
     run()
     run(out="b")
     run(out="b", eval_only=True, init_from=tmp_path / "run" / "ckpt.pt")
     page = page_of(tmp_path / "b")
     assert len(page.articles) == 2
     assert "loss by step" not in page.words
-    assert "commit" not in page.words
+    assert "|training|" not in page.words
 
 
 def test_a_refined_run_shows_what_was_predicted_before(tmp_path):
@@ -518,3 +684,39 @@ def test_the_command_is_shown_as_it_was_given(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(saved))
     page = write(tmp_path, [A], {})
     assert page.value("command") == "train.py config/x.py --tasks=t.json"
+
+
+def test_the_page_of_eval_only_tells_the_command_that_predicted_from_the_one_that_trained(tmp_path):
+    """eval.json is what predicted, in the folder of a run with its own config.json."""
+    def save(name, command, machine):
+        saved = dict(command=command, given={"out_dir": machine}, versions={}, machine=machine)
+        (tmp_path / name).write_text(json.dumps(saved))
+    save("config.json", "train.py config/x.py", "cuda")
+    page = write(tmp_path, [A], {}, eval_only=True, views=3)
+    assert page.value("training command") == "train.py config/x.py"
+    assert "|command|" not in page.words
+    assert "cuda" not in page.words            # where it predicted is not known
+    save("eval.json", "train.py config/x.py --eval_only --views=3", "cpu")
+    page = write(tmp_path, [A], {}, eval_only=True, views=3)
+    assert page.value("training command") == "train.py config/x.py"
+    assert page.value("command") == "train.py config/x.py --eval_only --views=3"
+    assert page.value("device") == "cpu"
+    assert page.value("knobs given") == "out_dir = cpu"
+    assert page.value("views") == "3"
+    # weights from elsewhere: this folder's run is not the one that trained them
+    page = write(tmp_path, [A], {}, eval_only=True, init_from="b.pt")
+    assert "training command" not in page.words
+    assert page.value("device") == "cpu"
+    # a run that trains does not look at it
+    assert write(tmp_path, [A], {}).value("command") == "train.py config/x.py"
+
+
+def test_solving_anew_in_a_runs_folder_says_what_was_run_and_keeps_its_config(run, tmp_path):
+    run()
+    config = (tmp_path / "run" / "config.json").read_text()
+    run(eval_only=True, views=3)
+    page = page_of(tmp_path / "run")
+    assert page.value("views") == "3"
+    assert "eval_only = True" in page.value("knobs given")
+    assert (tmp_path / "run" / "config.json").read_text() == config
+    assert "loss by step" in page.words        # of the run that trained
