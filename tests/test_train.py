@@ -905,7 +905,8 @@ def likelihoods_by_hand(model, task, test, grids, queries, task_row):
         if any(len(tokens) - prompt > 15 for tokens, prompt in map(encode_pair, pairs)):
             continue
         used += 1
-        demos = view_pairs(task.train[:1], query.symmetry, query.colors)
+        demos = [task.train[k] for k in query.demos]
+        demos = view_pairs(demos, query.symmetry, query.colors)
         for k, pair in enumerate(pairs):
             batch = batch_of([task._replace(train=demos, test=[pair])])
             task_view = torch.tensor([[task_row, query.symmetry]]).repeat(len(batch.tokens), 1)
@@ -921,7 +922,8 @@ def test_reranked_grids_are_in_the_order_of_their_likelihood_under_all_views(see
     """Two queries, a task embedding, a grid that fits under some views only; one by one by hand."""
     task, other = flip_tasks(2)
     task = task._replace(test=[task.train[0], task.train[1]])
-    model, rows = filled_model(tiny_config(max_len=128, n_tasks=3), seed).eval(), {task.id: 2}
+    sizes = tiny_config(max_len=128, n_tasks=3, canvas=16)
+    model, rows = filled_model(sizes, seed).eval(), {task.id: 2}
     config = Config(max_len=128, max_answer=15, symmetries=True, demos=1, rerank_views=6,
                     micro_tokens=256, task_embed=True)
     a, b = np.array([[1, 2, 3]]), np.array([[1, 2, 4]])
