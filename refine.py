@@ -234,6 +234,8 @@ def stored_drafts(found, tasks):
         for n, i, grid in found["drafts"]:
             check_grid(grid, "a draft")
             tasks[n].test[i]
+        if not found["drafts"]:
+            raise ValueError("there is none")
     except (IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{found['path']}: its drafts are damaged, or of other tasks ({error}); "
                         "train it anew with --overwrite") from None
@@ -388,6 +390,7 @@ def predict_and_score(drafter, refiner, tasks, step):
     write_json(path, submission(tasks, attempts))
     log(f"predictions: {len(predictions)}, {len(predictions) - len(first)} of them after a draft, "
         f"in {clock(time.time() - started)}; attempts are in {path}")
+    refiner.log_unanswered(attempts)
     if not scores["tasks"]:
         log("no answer of these tasks is known, so there is no score")
         return {}, attempts, base_attempts

@@ -271,10 +271,7 @@ def predict_and_score(predictor, tasks, step):
     log(f"predictions: {len(predictions)} in {clock(time.time() - started)}, {failed:.1%} of them "
         f"no grid; {dropped} demonstrations did not fit; attempts are in {path}")
 
-    none = sum(not grids for grids in attempts.values())
-    if none:
-        log(f"  {none} of {len(attempts)} queries have no attempt, so [[0]] is written for them: "
-            "no prediction is a grid, or the prompt does not fit max_len or the canvas")
+    predictor.log_unanswered(attempts)
 
     # vote, or rerank where the config asks for it
     metrics, attempts = predictor.score_attempts(tasks, predictions)

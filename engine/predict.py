@@ -323,6 +323,14 @@ class Predictor:
             predictions, dropped = predictions + more, dropped + dropped_late
         return predictions, dropped
 
+    def log_unanswered(self, attempts):
+        """Says how many queries have no attempt, out of {(task id, test): grids}."""
+        none = sum(not grids for grids in attempts.values())
+        if none:
+            self.log(f"  {none} of {len(attempts)} queries have no attempt, so [[0]] is written "
+                     "for them: no prediction is a grid, or the prompt does not fit max_len or "
+                     "the canvas")
+
     def rerank(self, tasks, attempts):
         """Returns the attempts {(task id, test): grids}, the TOP_K best of each in a new order.
 

@@ -1,6 +1,7 @@
 """The refinement network: what it is at the start, what it reads, its drafts, that it repairs."""
 import dataclasses
 import json
+import shutil
 import signal
 
 import numpy as np
@@ -537,3 +538,29 @@ def test_a_config_of_refinement_is_that_of_the_base_network(first):
     assert base["path"] == first and base["step"] == 250
     config = dataclasses.replace(config, max_steps=base["step"] + config.refine_steps)
     assert config.max_steps == 254
+
+
+def test_a_checkpoint_and_a_file_are_enough_to_solve(again, first, tmp_path):
+    """The base network is found one folder up, and has the config."""
+    again()
+    folder = tmp_path / "run"
+    shutil.copy(first, folder / "ckpt.pt")
+    tasks = write_tasks(tmp_path / "mine.json", flip_tasks(2))
+    expected = again(eval_only=True, tasks=tasks)
+    found = refine.main(flags(eval_only=True, init_from=folder / "refine" / "ckpt.pt", tasks=tasks,
+                              out_dir=tmp_path / "other", device="cpu"))
+    assert found["pass2_after"] == expected["pass2_after"] and found["tasks"] == 2
+    answers = [(tmp_path / out / "refine" / "mine" / "submission.json").read_text()
+               for out in ("run", "other")]
+    assert answers[0] == answers[1]
+
+
+def test_damaged_drafts_are_one_line(again, tmp_path):
+    again()
+    path = tmp_path / "run" / "refine" / "ckpt.pt"
+    found = checkpoint(path.parent)
+    for drafts in (None, 3, [], [3], [(10**6, 0, [[1]])], [(0, 9, [[1]])],
+                   [(0, 0, [[1], [1, 2]])], [(0, 0, [[77]])]):
+        torch.save({**found, "drafts": drafts}, path)
+        with pytest.raises(UserError, match="ckpt.pt: its drafts are damaged.*--overwrite"):
+            again(resume=True)
