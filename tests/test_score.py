@@ -1,12 +1,19 @@
-"""Answers -> predictions -> votes -> scores -> submission."""
+"""Answers -> predictions -> votes -> scores -> submission, and a submission scored again."""
+import gzip
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
+from arc import score as rescore
 from arc.score import Prediction, score, submission, to_prediction, vote, votes_of
 from arc.task import Query
 from arc.tokens import ROW, START, encode_grid
 from arc.views import IDENTITY, SYMMETRIES, random_colors, view_grid
-from conftest import grid, make_task, random_grid
+from config import UserError
+from conftest import (ROOT, arc_data, flip_tasks, grid, make_task, random_grid, write_tasks)
 from model import Answer
 
 RNG = np.random.default_rng(0)
@@ -22,7 +29,7 @@ def test_a_prediction_is_turned_back_from_its_view(symmetry):
     for _ in range(20):
         g, colors = random_grid(RNG, 6), random_colors(RNG)
         tokens = encode_grid(view_grid(g, symmetry, colors))
-        query = Query(TASK, 0, 3, symmetry, colors)
+        query = Query(TASK, 0, 3, symmetry, colors, (0,))
         found = to_prediction(query, Answer(tokens, np.linspace(-1, 0, len(tokens) + 1)))
         assert np.array_equal(found.grid, g)
         assert found.logprob == pytest.approx(-0.5)
@@ -30,7 +37,7 @@ def test_a_prediction_is_turned_back_from_its_view(symmetry):
 
 
 def test_answers_that_are_no_grid_are_predictions_without_one():
-    query = Query(TASK, 0, 0, 0, IDENTITY)
+    query = Query(TASK, 0, 0, 0, IDENTITY, (0,))
     for tokens in ([1, 1], [1, ROW, 1, 1, ROW], [ROW], [], [START, ROW]):
         logprobs = np.full(len(tokens) + 1, -0.5)
         found = to_prediction(query, Answer(np.array(tokens, np.int64), logprobs))
@@ -149,3 +156,131 @@ def test_cells_are_those_of_the_plain_view(text, cells):
     other = (grid("9999"), 0)
     predictions = predictions_of(("t", 0, [(grid(text), 0), other]))
     assert scored([task], predictions)[0]["prediction_cells"] == cells
+
+
+# ------------------------------------------------------------------------------------------------
+# A submission that is scored again
+
+ASKED = [make_task("two", "1 > 1", "3 > 1; 4 > 2"), make_task("one", "1 > 1", "5 > 11"),
+         make_task("open", "1 > 1", "6; 7 > 2"), make_task("hidden", "1 > 1", "6"),
+         make_task("left out", "1 > 1", "7 > 2")]
+
+
+def row(first, second):
+    return {"attempt_1": first, "attempt_2": second}
+
+
+SUBMITTED = {
+    "two": [row([[1]], [[9]]), row([[9]], [[2]])],             # right at once, and at the second
+    "one": [row([[0]], [[0]]), row([[1]], [[1]])],             # no attempt; and one too many
+    "open": [row([[1]], [[1]]), {"attempt_2": [[2]]}],         # the first attempt is missing
+    "hidden": [row([], None)],
+    "nobody": [row([[1]], [[1]])],
+    "odd\n": [],
+}
+
+
+@pytest.fixture
+def again(tmp_path, capsys):
+    """again(submission, tasks) returns the metrics and what `python -m arc.score` prints."""
+    def again(submitted, tasks=ASKED, name="submission.json"):
+        path = tmp_path / name
+        text = submitted if isinstance(submitted, str) else json.dumps(submitted)
+        path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+        file = write_tasks(tmp_path / "tasks.json", tasks)
+        metrics = rescore.main([str(path), str(file)])
+        return metrics, capsys.readouterr().out.splitlines()
+    return again
+
+
+@pytest.mark.parametrize("name", ["submission.json", "submission.json.gz"])
+def test_a_submission_is_scored_over_all_tasks_that_were_asked(again, name):
+    """By hand: two 0.5 and 1, one 0 and 0, open 0 and 1, left out 0 and 0; hidden has no answer."""
+    metrics, lines = again(SUBMITTED, name=name)
+    assert (metrics["pass1"], metrics["pass2"]) == (pytest.approx(0.5 / 4), pytest.approx(2 / 4))
+    assert lines == [
+        "pass1: 0.1250",
+        "pass2: 0.5000",
+        "scored: 4 of 5 tasks, those whose answers are known",
+        "without an attempt: 3 of 7 queries",
+        "not asked for: 3 ids one nobody 'odd\\n'",
+    ]
+
+
+def test_what_a_run_submits_scores_as_the_run_did(again):
+    tasks, rng, attempts = flip_tasks(6, seed=2), np.random.default_rng(0), {}
+    assert tasks[0].test[0][1].tolist() != [[0]]       # what is written for no attempt
+    for task in tasks[1:]:
+        grids = [task.test[0][1], random_grid(rng), random_grid(rng)]
+        attempts[task.id, 0] = [grids[k] for k in rng.permutation(3)]
+    expected = score(tasks, [], attempts)
+    metrics, lines = again(submission(tasks, attempts), tasks)
+    for name in ("pass1", "pass2", "tasks"):
+        assert metrics[name] == expected[name]
+    assert 0 < metrics["pass1"] < metrics["pass2"] < 1
+    assert lines[-2:] == ["without an attempt: 1 of 6 queries", "not asked for: 0 ids "]
+
+
+def test_where_no_answer_is_known_only_the_form_is_checked(again):
+    metrics, lines = again({}, [make_task("a", "1 > 1", "2; 3")])
+    assert lines == ["scored: 0 of 1 tasks, those whose answers are known",
+                     "without an attempt: 2 of 2 queries", "not asked for: 0 ids "]
+    assert metrics["tasks"] == 0
+
+
+NO_SUBMISSIONS = {
+    "a list": ([SUBMITTED], "expected {task id"),
+    "no list of inputs": ({"two": row([[1]], [[1]])}, "expected {task id"),
+    "grids alone": ({"two": [[[1]], [[2]]]}, "expected {task id"),
+    "a ragged grid": ({"two": [row([[1]], [[1], [1, 2]])]},
+                      "task two, test input 0, attempt_2: ragged"),
+    "a color too many": ({"a\n": [row([[10]], [[1]])]}, r"task 'a.n', .*attempt_1: 10 is no color"),
+    "text": ({"two": [row("[[1]]", [[1]])]}, "attempt_1: empty grid, or not a list of rows"),
+    "a task twice": ('{"two": [], "two": []}', "'two' stands twice"),
+    "half a file": ('{"two": [', "not readable as JSON"),
+}
+
+
+@pytest.mark.parametrize("case", NO_SUBMISSIONS)
+def test_what_is_no_submission_is_one_line(again, case):
+    content, message = NO_SUBMISSIONS[case]
+    with pytest.raises(UserError, match=f"submission.json.*{message}") as error:
+        again(content)
+    assert str(error.value).isprintable()
+
+
+def test_tasks_that_are_asked_twice_are_refused(tmp_path):
+    for name in ("a", "b"):
+        write_tasks(tmp_path / f"{name}.json", ASKED[:1])
+    (tmp_path / "submission").write_text("{}")
+    with pytest.raises(UserError, match="holds two tasks of the id two"):
+        rescore.main([str(tmp_path / "submission"), f"{tmp_path}/a.json+{tmp_path}/b.json"])
+    for wrong in ([], ["a"], ["a", "b", "c"]):
+        with pytest.raises(UserError, match="python -m arc.score SUBMISSION TASKS"):
+            rescore.main(wrong)
+
+
+def test_scoring_again_is_a_command_that_needs_no_torch(tmp_path):
+    (tmp_path / "submission.json").write_text(json.dumps(SUBMITTED))
+    file = write_tasks(tmp_path / "tasks.json", ASKED)
+    (tmp_path / "torch.py").write_text("raise ImportError('no torch here')")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import arc.score as score; "
+    code += "score.main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    for command in (["-c", code], ["-m", "arc.score"]):
+        done = subprocess.run([sys.executable, *command, tmp_path / "submission.json", file],
+                              cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("pass1: 0.1250\npass2: 0.5000\n")
+    done = subprocess.run([sys.executable, "-m", "arc.score", "nowhere", file], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("error: nowhere: no such file")
+
+
+@pytest.mark.parametrize("name", ["rearc_75000", "quadtree"])
+def test_a_published_submission_has_its_published_score(capsys, name):
+    path = ROOT / "results" / "arc1" / f"{name}.submission.json.gz"
+    metrics = rescore.main([str(path), str(arc_data("arc1-evaluation.json"))])
+    lines = (ROOT / "results" / "arc1" / f"{name}.jsonl").read_text().splitlines()
+    (test,) = [record for record in map(json.loads, lines) if record["kind"] == "test"]
+    assert metrics["pass2"] == pytest.approx(test["pass2"]) and metrics["tasks"] == 400
+    assert "without an attempt: 0 of 419 queries" in capsys.readouterr().out

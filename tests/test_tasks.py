@@ -1,14 +1,19 @@
 """ARC itself: grids, tokens, coordinates, views, the canvas, sources, the leak guard."""
+import gzip
 import itertools
 import json
+import os
 import re
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from arc.leaks import form_key, guard, held_out, pair_key
 from arc.task import Task, grids_of
-from arc.tasks import canvas_for, check_canvas, load_data, load_tasks, read_file
+from arc.tasks import (canvas_for, canvas_lines, check_canvas, load_data, load_tasks, read_file,
+                       split_sources)
 from arc.tokens import (COLORS, END, OUT, ROW, START, VOCAB, decode_grid, encode_grid, encode_pair,
                         trace)
 from arc.views import (SYMMETRIES, fixed_colors, random_colors, transform, untransform, unview_grid,
@@ -155,6 +160,15 @@ def test_the_canvas_holds_every_grid_but_answers(side, canvas):
         check_canvas([Task("t", [(wide, small)], [])], canvas // 2)
 
 
+def test_tasks_to_solve_that_are_wider_than_the_canvas_are_counted_once():
+    wide = make_task("wide", f"{'1' * 9} > 1; {'2' * 8} > 2", "1")
+    tasks = [wide, make_task("answer", "1 > 1", "1 > " + " ".join("1" * 8)), *flip_tasks(2)]
+    assert canvas_lines(tasks, 16) == []
+    (line,) = canvas_lines(tasks + tasks, 8)
+    assert line.startswith("2 tasks have grids beyond the canvas of 8 (sides up to 7)")
+    assert line.endswith("queries with one count as failed: answer wide")
+
+
 # ------------------------------------------------------------------------------------------------
 # Sources
 
@@ -178,14 +192,22 @@ def test_challenges_find_their_solutions(tmp_path):
     solutions = tmp_path / "arc-agi_evaluation_solutions.json"
     solutions.write_text(json.dumps({"a": [[[4]], [[6]]]}))
     assert same_tasks(load_tasks(str(path)), [task])
-    solutions.write_text(json.dumps({"a": [[[4]]]}))
-    with pytest.raises(UserError, match="task a, test pair 1.*solutions"):
-        load_tasks(str(path))
-    solutions.write_text(json.dumps({"a": [[[4]], [[6]], [[8]]]}))
-    with pytest.raises(UserError, match="task a: 2 test pairs.*holds 3 outputs"):
-        load_tasks(str(path))
-    solutions.write_text(json.dumps({"b": [[[4]]]}))
-    with pytest.raises(UserError, match="no outputs of 1 tasks, a the first.*move it away"):
+    for outputs in ([[[4]]], [[[4]], [[6]], [[8]]], []):
+        solutions.write_text(json.dumps({"a": outputs}))
+        message = f"task a: 2 test pairs.*holds {len(outputs)} outputs"
+        with pytest.raises(UserError, match=message):
+            load_tasks(str(path))
+    for found in ({"b": [[[4]]]}, {}):
+        solutions.write_text(json.dumps(found))
+        with pytest.raises(UserError, match="no outputs of 1 tasks, a the first.*move it away"):
+            load_tasks(str(path))
+    for found in ({"a": [[[4]], None]}, {"a": None}, [1]):
+        solutions.write_text(json.dumps(found))
+        with pytest.raises(UserError, match="solutions.json: expected {task id: .output of each"):
+            load_tasks(str(path))
+    solutions.unlink()
+    solutions.symlink_to(solutions)
+    with pytest.raises(UserError, match="solutions.json: not readable as JSON .*links"):
         load_tasks(str(path))
 
 
@@ -284,6 +306,359 @@ def test_real_lists_of_pairs(tmp_path):
     other, _, merged_too = guard(training + lists, [])
     assert merged == merged_too == 400
     assert same_tasks(one, other)
+
+
+# ------------------------------------------------------------------------------------------------
+# Names of sources: what exists is taken as a whole
+
+FILES = ("a.json", "a+b.json", "x@2", "x@2@3", "x#9.json", "at@", "hash#", "a", "plus+/deep@1#2+3",
+         "+", "b c.json")
+
+# What is asked: (name, what stands behind @, what stands behind #) of each source.
+SPLITS = {
+    "a+b.json+oned": [("a+b.json", None, None), ("oned", None, None)],
+    "a.json+a+b.json": [("a.json", None, None), ("a+b.json", None, None)],
+    "oned#7+a+b.json#3": [("oned", None, "7"), ("a+b.json", None, "3")],
+    "a+b.json@3#10+a@2": [("a+b.json", "3", "10"), ("a", "2", None)],
+    "x@2": [("x@2", None, None)],
+    "x@2@3": [("x@2@3", None, None)],
+    "x@2@4": [("x@2", "4", None)],
+    "x@3": [("x", "3", None)],
+    "x#9.json": [("x#9.json", None, None)],
+    "x#9.json@5+x#9": [("x#9.json", "5", None), ("x", None, "9")],
+    "at@+hash#": [("at@", None, None), ("hash#", None, None)],
+    "at@@1#2+hash##4": [("at@", "1", "2"), ("hash#", None, "4")],
+    "plus+/deep@1#2+3+a": [("plus+/deep@1#2+3", None, None), ("a", None, None)],
+    "plus+/deep@1#2+3@1+ a ": [("plus+/deep@1#2+3", "1", None), ("a", None, None)],
+    "+": [("+", None, None)],
+    "+@2++": [("+", "2", None), ("+", None, None)],
+    " a.json @3 #4 + b c.json ": [("a.json", "3", "4"), ("b c.json", None, None)],
+    "arc1:training+a+b.json": [("arc1:training", None, None), ("a+b.json", None, None)],
+    # what does not exist is cut at every sign, but not at those of its folders
+    "no+thing@2": [("no", None, None), ("thing", "2", None)],
+    "no@where/x.json@2#3": [("no@where/x.json", "2", "3")],
+    "a.json@1@2": [("a.json", "1@2", None)],
+}
+
+
+@pytest.mark.parametrize("text", SPLITS)
+def test_what_exists_is_taken_as_a_whole(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    for name in FILES:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    found = split_sources(text)
+    assert [tuple(source[1:]) for source in found] == SPLITS[text]
+    text, name, *marks = found[0]              # a full path changes nothing
+    assert split_sources(f"{tmp_path}/{text}+oned")[0][1:] == (f"{tmp_path}/{name}", *marks)
+
+
+def test_files_and_folders_of_such_names_are_read(tmp_path):
+    tasks = flip_tasks(6)
+    odd = write_tasks(tmp_path / "a+b.json", tasks[:2])
+    folder = tmp_path / "set@2"
+    folder.mkdir()
+    write_tasks(folder / "x#3.json", tasks[2:4])
+    numbered = tmp_path / "set#2"
+    numbered.mkdir()
+    write_tasks(numbered / "x.json", tasks[4:])
+    assert same_tasks(load_tasks(f"{odd}+{folder}+{numbered}/x.json"), tasks)
+    assert same_tasks(load_tasks(f"{folder}/x#3.json@1#1+{numbered}@2"),
+                      first_demos(load_tasks(f"{folder}#1"), 1) + first_demos(tasks[4:], 2))
+    train = Config(train=f"{odd}+oned#3", val="", test="")
+    assert len(load_data(train).train) == 5
+    for source in ("", "+", f"{odd}+", f"+{odd}", f"{odd}++{odd}", "@2", " # 3"):
+        with pytest.raises(UserError, match="empty source"):
+            load_tasks(source)
+    with pytest.raises(UserError, match="train = .*: beside other sources, .* oned#2000"):
+        load_data(Config(train=f"{odd}+oned", val="", test=""))
+
+
+# ------------------------------------------------------------------------------------------------
+# Directories as people have them
+
+
+def write_kaggle(folder):
+    """Writes a competition's folder: test repeats evaluation. Returns {part: its tasks}."""
+    folder.mkdir(parents=True)
+    parts = {part: flip_tasks(3, seed=seed)
+             for seed, part in enumerate(("training", "evaluation"))}
+    parts["training"] = [task._replace(id=f"t{task.id}") for task in parts["training"]]
+    parts["test"] = [task._replace(test=[(a, None) for a, _ in task.test])
+                     for task in parts["evaluation"]]
+    for part, tasks in parts.items():
+        open_tasks = [task._replace(test=[(a, None) for a, _ in task.test]) for task in tasks]
+        write_tasks(folder / f"arc-agi_{part}_challenges.json", open_tasks)
+        if part != "test":
+            solutions = {task.id: [b.tolist() for _, b in task.test] for task in tasks}
+            path = folder / f"arc-agi_{part}_solutions.json"
+            path.write_text(json.dumps(solutions))
+    zero = {"attempt_1": [[0, 0], [0, 0]], "attempt_2": [[0, 0], [0, 0]]}
+    sample = {task.id: [zero] * len(task.test) for task in parts["test"]}
+    (folder / "sample_submission.json").write_text(json.dumps(sample))
+    return parts
+
+
+def test_a_folder_of_kaggle_names_its_challenges(tmp_path):
+    folder = tmp_path / "arc-prize"
+    parts = write_kaggle(folder)
+    names = [f"arc-agi_{part}_challenges.json" for part in sorted(parts)]
+    message = f"arc-prize: holds 3 files of challenges: {' '.join(names)}; give one of them"
+    with pytest.raises(UserError, match=message):
+        load_tasks(str(folder))
+    for part, name in zip(sorted(parts), names):
+        assert same_tasks(load_tasks(f"{folder}/{name}"), parts[part])
+    for name in names[1:]:
+        (folder / name).unlink()
+    lines = []
+    assert same_tasks(load_tasks(str(folder), lines=lines), parts["evaluation"])
+    # the solutions that were used are not among them
+    skipped = "arc-agi_training_solutions.json sample_submission.json"
+    assert lines == [f"{folder}: 2 files that hold no task are skipped: {skipped}"]
+    for name in skipped.split():               # given by its name it is an error
+        with pytest.raises(UserError, match=f"{name}, task"):
+            load_tasks(f"{folder}/{name}")
+
+
+def test_a_folder_one_level_up_names_what_it_skips(tmp_path):
+    """re-ARC's folder, with the file that describes it; a suffix in capitals; what macOS adds."""
+    tasks = flip_tasks(3, demos=5)
+    write_lists(tmp_path / "re_arc" / "tasks", tasks)
+    (tmp_path / "re_arc" / "tasks" / "flip1.json").rename(tmp_path / "re_arc" / "flip1.JSON")
+    (tmp_path / "re_arc" / "._flip1.json").write_bytes(b"\x00\x05\x16\x07")
+    (tmp_path / "re_arc" / "folder.json").mkdir()
+    metadata = {task.id: {"n_examples": 6, "generator_runtime": 0.5} for task in tasks}
+    others = {"metadata": metadata, "splits": {"train": ["flip0"], "test": ["flip1"]},
+              "list": [1, [2]], "number": 3, "none": None, "empty": {}, "rows": [],
+              "package": {"scripts": {"train": "x", "test": "y"}}, "no pairs": {"train": []}}
+    for name, content in others.items():
+        (tmp_path / "re_arc" / f"{name}.json").write_text(json.dumps(content))
+    config = Config(train=f"{tmp_path}/re_arc@4", val="", test="", task_embed=True)
+    data = load_data(config)
+    assert sorted(ids_of(data.train)) == ["flip0", "flip1", "flip2"]
+    assert {len(task.train) for task in data.train} == {4}
+    line = data.lines[0]
+    assert "re_arc: 9 files that hold no task are skipped: empty.json list.json" in line
+    assert line.endswith(" ...") and "\n" not in line
+    (tmp_path / "re_arc" / "odd\n.json").write_text("3")
+    lines = []
+    load_tasks(f"{tmp_path}/re_arc", lines=lines)
+    assert "\n" not in lines[0]
+
+
+DAMAGED = {
+    "cut short": ('{"train": [{"input": [[', "not readable as JSON"),
+    "a bad grid": ({"train": [{"input": [[1]], "output": [[11]]}], "test": []}, "11 is no color"),
+    "a bad list": ([{"input": [[1]], "output": [[1], [1, 2]]}], "ragged"),
+    "no demonstrations' list": ({"test": [{"input": [[1]]}]}, "task test: no list of pairs"),
+    "one of several": ({"b": raw(make_task("b", "1 > 1", "1")), "c": 3}, "task c: no list"),
+    "a task without test": ({"b": {"train": [{"input": [[1]], "output": [[1]]}]}}, "task b"),
+    "a key twice": ('{"train": [], "train": [{"input": [[1]]}], "test": []}', "'train' .*twice"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_task_in_a_directory_is_no_file_to_skip(tmp_path, case):
+    content, message = DAMAGED[case]
+    write_tasks(tmp_path / "a.json", flip_tasks(2))
+    content = content if isinstance(content, str) else json.dumps(content)
+    (tmp_path / "b.json").write_text(content)
+    with pytest.raises(UserError, match=f"b.json.*{message}"):
+        load_tasks(str(tmp_path))
+
+
+def test_a_directory_without_tasks_is_refused(tmp_path):
+    (tmp_path / "sample_submission.json").write_text("{}")
+    with pytest.raises(UserError, match="a directory without a .json file that holds tasks"):
+        load_tasks(str(tmp_path))
+
+
+# ------------------------------------------------------------------------------------------------
+# Files that cannot be read: one line that names them
+
+GOOD = json.dumps({"a": raw(make_task("a", "1 > 2", "3"))})
+
+BAD_TEXTS = {
+    "nested lists": ("[" * 100000, "not readable as JSON"),
+    "nested dicts": ('{"a":' * 100000, "not readable as JSON"),
+    "a nested cell": (GOOD.replace("3", "[" * 900 + "]" * 900), r"\[\[\[.* is no color"),
+    "a deep cell": (GOOD.replace("3", "[" * 5000 + "]" * 5000), "not readable|is no color"),
+    "a huge number": (GOOD.replace("3", "3" * 5000), "4300 digits"),
+    "a large number": (GOOD.replace("3", "3" * 4000), "333... is no color"),
+    "a long text": (GOOD.replace("3", json.dumps("x" * 10**6)), "xxx'? is no color"),
+    "not a number": (GOOD.replace("3", "NaN"), "nan is no color"),
+    "a task twice": ('{"a": 1, "b": 2, "a": 3}', "the key 'a' stands twice in one object"),
+    "input twice": (GOOD.replace('"output"', '"input"'), "the key 'input' stands twice"),
+    "utf-16": (GOOD.encode("utf-16"), "utf-8"),
+    "null bytes": (b"\0" * 100, "not readable as JSON"),
+    "half a gzip": (gzip.compress(GOOD.encode())[:-9], "not readable as JSON"),
+    "no gzip": (b"\x1f\x8b" + b"x" * 20, "not readable as JSON"),
+    "damaged gzip": (gzip.compress(GOOD.encode())[:12] + b"\xff" * 40, "not readable as JSON"),
+}
+
+
+@pytest.mark.parametrize("role", ["tasks", "solutions"])
+@pytest.mark.parametrize("case", BAD_TEXTS)
+def test_what_json_cannot_read_is_one_line(tmp_path, case, role):
+    content, message = BAD_TEXTS[case]
+    path = tmp_path / f"my_{'challenges' if role == 'tasks' else 'solutions'}.json"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    if role == "solutions":
+        (tmp_path / "my_challenges.json").write_text(GOOD)
+        message = "" if "color" in message else message
+    with pytest.raises(UserError, match=f"{path.name}.*{message}") as error:
+        load_tasks(str(tmp_path / "my_challenges.json"))
+    assert str(error.value).isprintable() and len(str(error.value)) < 400 + len(str(path))
+
+
+def test_a_gzipped_file_is_read(tmp_path):
+    path = tmp_path / "tasks.json.gz"
+    path.write_bytes(gzip.compress(GOOD.encode()))
+    assert ids_of(load_tasks(str(path))) == ["a"]
+
+
+def make_loop(path):
+    path.symlink_to(path)
+
+
+NO_FILES = {
+    "a pipe": (os.mkfifo, "no regular file"),          # must not wait for a writer
+    "a link to itself": (make_loop, "links"),
+    "a broken link": (lambda path: path.symlink_to("nowhere"), "no such file"),
+    "a link to a device": (lambda path: path.symlink_to("/dev/zero"), "no regular file"),
+}
+
+
+@pytest.mark.parametrize("where", ["by name", "in a directory", "as solutions"])
+@pytest.mark.parametrize("case", NO_FILES)
+def test_what_is_no_file_is_one_line(tmp_path, case, where):
+    make, message = NO_FILES[case]
+    source = path = tmp_path / "my_challenges.json"
+    if where == "as solutions":
+        path.write_text(GOOD)
+        path = tmp_path / "my_solutions.json"
+    make(path)
+    if where == "in a directory":
+        write_tasks(tmp_path / "a.json", flip_tasks(1))
+        source = tmp_path
+    with pytest.raises(UserError, match=f"{path.name}: .*{message}") as error:
+        load_tasks(str(source))
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("place", ["file/a.json", "folder/inside/a.json"])
+def test_what_may_not_be_read_is_one_line(place):
+    """A file, and a folder that may not be listed; root is somebody else meanwhile."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        path = Path(folder, place)
+        path.parent.mkdir(parents=True)
+        path.write_text(GOOD)
+        closed = path if place == "file/a.json" else path.parent
+        closed.chmod(0)
+        user = os.geteuid()
+        try:
+            if user == 0:
+                os.seteuid(65534)
+            for source, name in ((path, path.name), (Path(folder), closed.name)):
+                with pytest.raises(UserError, match=f"{name}.*Permission denied") as error:
+                    load_tasks(str(source))
+                assert str(error.value).isprintable()
+        finally:
+            os.seteuid(user)
+            closed.chmod(0o755)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000 + "x", "a\0b.json", "half\ud800.json",
+                                  "line\nbreak.json", "/dev/null", "/", "/dev/stdin/x"])
+def test_a_name_that_cannot_be_is_one_line(name):
+    with pytest.raises(UserError) as error:
+        load_tasks(name)
+    assert str(error.value).isprintable()
+
+
+def test_a_folder_where_a_solutions_file_should_be_is_refused(tmp_path):
+    (tmp_path / "my_challenges.json").write_text(GOOD)
+    (tmp_path / "my_solutions.json").mkdir()
+    with pytest.raises(UserError, match="my_solutions.json: .*a folder"):
+        load_tasks(str(tmp_path / "my_challenges.json"))
+
+
+ODD_IDS = {"escape": "a\x1b[2J", "line break": "a\nb", "tab": "a\tb", "null": "a\0",
+           "half a character": "a\ud800", "turned text": "a\u202eb", "bell": "\x07"}
+
+
+@pytest.mark.parametrize("case", ODD_IDS)
+def test_an_id_that_cannot_be_printed_is_refused(tmp_path, case):
+    """In a file, and as a file's name where a file can have it."""
+    name, task = ODD_IDS[case], make_task("", "1 > 2", "3")
+    places = {tmp_path / "tasks.json": {"good": raw(task), name: raw(task)}}
+    if case not in ("null", "half a character"):
+        places[tmp_path / "folder" / f"{name}.json"] = raw(task)
+    message = re.escape(f"task id {name!a} holds a character that cannot be printed; rename it")
+    for path, content in places.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content))
+        for source in (path, path.parent):
+            with pytest.raises(UserError, match=message) as error:
+                load_tasks(str(source))
+            assert str(error.value).isprintable()
+        path.unlink()
+
+
+def test_ids_in_any_script_are_kept(tmp_path):
+    names = "h\u00e9", "\u732b", "a b"
+    tasks = [task._replace(id=name) for task, name in zip(flip_tasks(3), names)]
+    assert ids_of(load_tasks(str(write_tasks(tmp_path / "t.json", tasks)))) == ids_of(tasks)
+
+
+def loads_or_refuses(data, *names):
+    """Loads a file of these bytes under each name, alone and in its directory."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            (Path(folder) / name).write_bytes(data)
+        for source in (*(f"{folder}/{name}" for name in names), folder):
+            try:
+                tasks = load_tasks(source, lines=[])
+            except UserError as error:
+                assert str(error).isprintable()
+            else:
+                assert all(task.id.isprintable() and grids_of(task) is not None for task in tasks)
+
+
+def test_any_file_gives_tasks_or_one_line():
+    hypothesis = pytest.importorskip("hypothesis")
+    from hypothesis import strategies as st
+    cells = st.integers(-1, 11) | st.floats() | st.text() | st.none() | st.booleans()
+    rows = st.lists(st.lists(st.integers(0, 9), min_size=2, max_size=2), min_size=1, max_size=3)
+    pairs = st.lists(st.fixed_dictionaries({"input": rows}, optional={"output": rows | cells}))
+    task = st.fixed_dictionaries({}, optional={"train": pairs | cells, "test": pairs | cells})
+    keys = st.text() | st.sampled_from(["train", "test"])
+    anything = st.recursive(cells | rows | task,
+                            lambda inner: st.lists(inner) | st.dictionaries(keys, inner))
+    content = st.binary() | anything.map(lambda value: json.dumps(value).encode())
+
+    @hypothesis.settings(max_examples=150, deadline=None, derandomize=True, database=None)
+    @hypothesis.given(content)
+    def check(data):
+        loads_or_refuses(data, "a_challenges.json", "a_solutions.json")
+    check()
+
+
+def test_any_name_of_a_source_gives_tasks_or_one_line(tmp_path, monkeypatch):
+    hypothesis = pytest.importorskip("hypothesis")
+    from hypothesis import strategies as st
+    monkeypatch.chdir(tmp_path)
+    write_tasks(tmp_path / "a", flip_tasks(2))
+
+    @hypothesis.settings(max_examples=300, deadline=None, derandomize=True, database=None)
+    @hypothesis.given(st.text() | st.text(alphabet="a+@#1/ .\0\n"))
+    def check(name):
+        try:
+            assert load_tasks(name)
+        except UserError as error:
+            assert str(error)
+    check()
 
 
 # ------------------------------------------------------------------------------------------------
