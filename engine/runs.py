@@ -608,6 +608,8 @@ def command_line(main, verb):
         if isinstance(error, RuntimeError) and not is_out_of_memory(error):
             raise
         sys.exit(f"error: {describe_error(error)}")
+    finally:                                   # Python takes torch down yet: nothing to interrupt
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def describe_error(error):
