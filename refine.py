@@ -30,7 +30,6 @@ from arc.leaks import guard, held_out, pair_key
 from arc.report import write_report
 from arc.score import same, submission, votes_of
 from arc.task import Query, known_pairs
-from arc.files import write_json
 from arc.tasks import canvas_lines, check_grid, drawer, fingerprint, load_data, load_tasks
 from arc.views import IDENTITY, SYMMETRIES, fixed_colors, random_colors, view_pairs
 from engine.batches import Generated, TrainingStep, training_stream
@@ -86,7 +85,7 @@ def main(argv=None):
 
     # ---- fit, on drafts and without in turn
     metrics, attempts, before = {}, {}, {}
-    write_config(config, given, f"{device.type} ({why})", argv, canvas=refiner.canvas)
+    write_config(log, config, given, f"{device.type} ({why})", argv, canvas=refiner.canvas)
     if not config.eval_only:
         stored = stored_drafts(found, tasks) if found else make_drafts(drafter, tasks, base)
         run.extra["drafts"] = stored
@@ -379,17 +378,17 @@ def predict_and_score(drafter, refiner, tasks, step):
     # answers without a draft, then answers to the best of these; both vote
     first, _ = refiner.predict(tasks, config.views)
     without, attempts = refiner.score_attempts(tasks, first)
-    path = log.folder / "submission.json"
-    write_json(path, submission(tasks, attempts))
+    log.write_json("submission.json", submission(tasks, attempts))
     votes = votes_of(first)
     reading = [(query, grid) for query in make_queries(tasks, config.views, config)
                for grid in votes.get(query.key, [])[:DRAFTS]]
     second = read_drafts(refiner, *zip(*reading)) if reading else []
     predictions = first + [prediction for prediction in second if prediction is not None]
     scores, attempts = refiner.score_attempts(tasks, predictions)
-    write_json(path, submission(tasks, attempts))
+    log.write_json("submission.json", submission(tasks, attempts))
     log(f"predictions: {len(predictions)}, {len(predictions) - len(first)} of them after a draft, "
-        f"in {clock(time.time() - started)}; attempts are in {path}")
+        f"in {clock(time.time() - started)}; attempts are in "
+        f"{log.folder / 'submission.json'}")
     refiner.log_unanswered(attempts)
     if not scores["tasks"]:
         log("no answer of these tasks is known, so there is no score")

@@ -21,11 +21,11 @@ import torch
 import torch.nn.functional as F
 
 from arc import oned, show
-from arc.files import write_json
 from arc.leaks import task_key
 from arc.report import write_report
 from arc.score import submission, votes_of
 from arc.tasks import canvas_for, canvas_lines, check_canvas, fingerprint, load_data
+from engine import ranks
 from engine.batches import IGNORE, Batch, gather, pack, send, training_stream
 from engine.cuda_graphs import GraphedStep
 from engine.devices import autocast, check_memory, describe_step, is_compiled, pick_device
@@ -83,7 +83,7 @@ def main(argv=None):
     log(f"steps: {config.max_steps} of {config.batch_tokens} tokens, {config.optimizer}, learning "
         f"rate {config.learning_rate}, seed {config.seed}; results in {config.out_dir}/"
         + (f"; resumed at step {run.step}" if run.step else ""))
-    write_config(config, given, f"{device.type} ({why})", argv, canvas=canvas, dropped=data.dropped)
+    write_config(log, config, given, f"{device.type} ({why})", argv, canvas=canvas, dropped=data.dropped)
     known = known_queries(data.val, config)    # val's test inputs whose answers are known
     fit(run, stream, (lambda: validate(predictor, known, run.step)) if known else None)
     metrics = dict(train_minutes=run.seconds / 60, val_exact=run.best[0] if run.best else None)
@@ -110,15 +110,16 @@ def fit(run, stream, validate=None):
     # processes that prepare the next steps
     workers = config.workers if config.workers >= 0 else 4 if device.type == "cuda" else 0
     steps = stream.steps(run.step, workers)
-    micro_tokens = config.micro_limit()        # tokens at once; halved when memory runs out
+    micro_tokens = ranks.micro_limit(config)   # tokens at once; halved when memory runs out
     # of the last step alone, over all outputs and over the queries'; left on the device
     losses, grad_norm = torch.zeros(2), torch.zeros(())
     progress = Progress(run)
     run.begin()
+    agree = ranks.Agreement()
     with interruptible() as interrupted:
         while True:
             # ---- log, validate, save: only here the host waits for the device
-            stop, finished = interrupted(), run.step == config.max_steps
+            stop, finished = agree(interrupted()), run.step == config.max_steps
             evaluate = finished or run.due(config.eval_every)
             keep = run.due(config.keep_every)
             if evaluate or keep or stop or run.due(config.log_every):
@@ -182,9 +183,9 @@ class ForwardBackward:
         """Leaves gradients. Returns the mean loss over all outputs and over the queries', (2,)."""
         # pairs from files are on the device already; generated ones come with the step
         pairs = self.stream.device_pairs if step.pairs is None else step.pairs.to(self.device)
-        documents = step.documents
-        # how many tokens of all outputs, and of the queries' outputs, are to be predicted
-        targets = [documents.count_targets(), documents.answer_lengths().sum()]
+        documents = step.documents.take(ranks.share(step.documents.lengths()))
+        # how many tokens of all outputs, and of the queries' outputs, all ranks are to predict
+        targets = [step.documents.count_targets(), step.documents.answer_lengths().sum()]
         targets = send(torch.tensor(targets), self.device)
         # compiled, each micro-batch is filled up to one size
         capacity = micro_tokens if self.compiled else 0
@@ -193,7 +194,7 @@ class ForwardBackward:
             # T tokens of the chosen documents, laid end to end
             batch = gather(pairs, documents.take(which), capacity, self.config.max_len)
             losses = losses + self.work(*batch, targets)
-        return losses
+        return ranks.sum_gradients(self.network.parameters(), losses)
 
     def micro_batch(self, *tensors):
         """Forward and backward of a micro-batch; tensors: those of a Batch, the step's targets."""
@@ -261,15 +262,14 @@ def predict_and_score(predictor, tasks, step):
     Returns (metrics, empty where no answer is known; attempts {(task id, test): grids}).
     """
     started, config, log = time.time(), predictor.config, predictor.log
-    path = log.folder / "submission.json"
-
     # predict under all views. The votes are saved at once: whatever happens, this much is kept
     predictions, dropped = predictor.predict(tasks, config.views)
     attempts = votes_of(predictions)
-    write_json(path, submission(tasks, attempts))
+    log.write_json("submission.json", submission(tasks, attempts))
     failed = sum(prediction.grid is None for prediction in predictions) / len(predictions)
     log(f"predictions: {len(predictions)} in {clock(time.time() - started)}, {failed:.1%} of them "
-        f"no grid; {dropped} demonstrations did not fit; attempts are in {path}")
+        f"no grid; {dropped} demonstrations did not fit; attempts are in "
+        f"{log.folder / 'submission.json'}")
 
     predictor.log_unanswered(attempts)
 
@@ -277,7 +277,7 @@ def predict_and_score(predictor, tasks, step):
     metrics, attempts = predictor.score_attempts(tasks, predictions)
     # attempts may be in another order now, so the file is written again
     if config.rerank_views:
-        write_json(path, submission(tasks, attempts))
+        log.write_json("submission.json", submission(tasks, attempts))
         log(f"attempts are reranked by their likelihood under {config.rerank_views} views; "
             f"{clock(time.time() - started)} so far")
     for task in tasks[:2]:                     # two pictures of what was submitted
@@ -366,7 +366,7 @@ def solve(config, given, device, machine, argv):
     log = Log(config.out_dir)
     log(f"device: {machine}; torch {torch.__version__}")
     announce(data, model, log)
-    write_config(config, given, machine, argv, canvas=canvas)
+    write_config(log, config, given, machine, argv, canvas=canvas)
     predictor = Predictor(model, config, rows, device, log)
     metrics, attempts = predict_and_score(predictor, data.test, checkpoint["step"])
     return summarize(log, config, metrics, data.test, attempts, started)

@@ -39,6 +39,8 @@ def write_report(log, config, metrics, tasks=(), attempts=None, before=None):
     metrics and tasks: of the test set; without tasks there is no gallery. attempts: {(task id,
     test number): grids best first}; before: the attempts before refinement, if there was one.
     """
+    if not log.writes:                         # rank 0 does
+        return
     path = log.folder / "report.html"
     try:
         write_text(path, page(log, config, metrics, tasks, attempts or {}, before))

@@ -5,6 +5,7 @@ import os
 import torch
 
 from config import UserError
+from engine import ranks
 from model import GPT, has_flash_attention
 
 
@@ -15,10 +16,6 @@ def has_bfloat16(device):
 
 def pick_device(config):
     """Returns (torch device, why this one)."""
-    world_size = os.environ.get("WORLD_SIZE") or "1"
-    if world_size != "1":                      # torchrun: each process would train the same run
-        raise UserError(f"WORLD_SIZE is {world_size}, and a run takes one device: start it with "
-                        "python instead of torchrun, or unset it")
     available = ["cpu"]
     if torch.backends.mps.is_available():
         available.insert(0, "mps")
@@ -28,6 +25,11 @@ def pick_device(config):
         raise UserError(f"device {config.device!r} is not here; there is {', '.join(available)}")
     device = torch.device(config.device or available[0])
     if device.type == "cuda":
+        if ranks.local_rank() >= torch.cuda.device_count():
+            raise UserError(f"{torch.cuda.device_count()} CUDA devices are here: start torchrun "
+                            "with --nproc_per_node of at most as many")
+        device = torch.device("cuda", ranks.local_rank())
+        torch.cuda.set_device(device)
         why = torch.cuda.get_device_name()
         if config.dtype == "bfloat16" and not has_bfloat16(device):
             raise UserError(f"{why} does not compute in bfloat16: leave out --dtype=bfloat16")
@@ -37,6 +39,9 @@ def pick_device(config):
         why = f"{torch.get_num_threads()} threads"
         if available == ["cpu"]:
             why += "; no CUDA and no MPS device here"
+    ranks.join(device)
+    if ranks.world() > 1:
+        why += f"; {ranks.world()} ranks"
     return device, why + ("; as asked" if config.device else "")
 
 

@@ -13,6 +13,7 @@ from arc.task import Query
 from arc.tokens import COLORS, grid_length
 from arc.views import IDENTITY, SYMMETRIES, fixed_colors, random_colors, view_grid, view_pairs
 from engine.batches import DocumentPlan, Pairs, build_documents, fit_demos, gather, pack
+from engine import ranks
 from engine.cuda_graphs import run_steps
 from engine.devices import autocast, in_smaller_parts
 from model import Answer, generate
@@ -203,11 +204,16 @@ class Predictor:
         capacity = c.micro_tokens or max(c.batch_tokens, c.predict_tokens // 16)
         parts = pack(documents.lengths()[proposed], capacity)
         found = [[np.zeros(0, kind) for kind in (int, int, np.float32, bool)]]
-        for which, (document, *rest) in in_smaller_parts(work, parts, "micro_tokens", self.log):
+        for which, (document, *rest) in self.share_out(work, parts, "micro_tokens"):
             found.append((proposed[which][document], *rest))
         columns = [np.concatenate(column) for column in zip(*found)]
         order = np.argsort(columns[0], kind="stable")
         return TokenScores(*(column[order] for column in columns))
+
+    def share_out(self, work, parts, knob):
+        """Yields (part, work(part)) of all lists of documents; every rank works on its share."""
+        own = parts[ranks.rank()::ranks.world()]
+        return ranks.everyones(in_smaller_parts(work, own, knob, self.log))
 
     def judge(self, queries):
         """Returns {name: (n,)} of the queries' proposals: exact, nll (nats), tokens, cells, right.
@@ -265,7 +271,7 @@ class Predictor:
                 return generate(self.model, batch, room[part], run_steps)
         done, logged = len(answers) - len(which), time.time()
         parts = query_set.decode_batches(c.predict_tokens, which)
-        for part, found in in_smaller_parts(work, parts, "predict_tokens", self.log):
+        for part, found in self.share_out(work, parts, "predict_tokens"):
             for d, rest in zip(part, found):
                 if rest is not None:
                     answers[d] = Answer(*map(np.concatenate, zip(prefixes[d], rest)))

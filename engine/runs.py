@@ -28,6 +28,7 @@ from arc.leaks import task_key
 from arc.files import append_line, whole_file, write_error, write_json, write_text
 from arc.views import SYMMETRIES
 from config import Config, UserError
+from engine import ranks
 from engine.devices import is_out_of_memory
 from engine.optim import averaged, learning_rate
 from model import GPT, ModelConfig
@@ -45,6 +46,7 @@ class Log:
 
     def __init__(self, folder, tensorboard=False):
         self.folder, self.open_board, self.board = Path(folder), None, None
+        self.writes = ranks.rank() == 0        # one process of several
         if tensorboard:
             try:
                 from torch.utils.tensorboard import SummaryWriter
@@ -54,13 +56,21 @@ class Log:
             self.open_board = SummaryWriter
 
     def __call__(self, text):
+        if not self.writes:
+            return
         append_line(self.folder / "log.txt", re.sub(r"\033\[[\d;]*m", "", text))    # no colors
         try:
             print(text, flush=True)
         except (OSError, ValueError):          # `| head` has seen enough, or stdout is full
             sys.stdout = open(os.devnull, "w")
 
+    def write_json(self, name, value):
+        if self.writes:
+            write_json(self.folder / name, value)
+
     def record(self, **values):
+        if not self.writes:
+            return
         append_line(self.folder / "metrics.jsonl", json.dumps(values))
         if self.open_board:
             step = values["step"]
@@ -89,7 +99,7 @@ class Log:
         """Removes the records of steps that a resumed run will record again, and damaged lines."""
         found, damaged = self.read()
         kept = [json.dumps(record) + "\n" for record in found if record["step"] <= step]
-        if len(kept) < len(found) + damaged:
+        if self.writes and len(kept) < len(found) + damaged:
             write_text(self.folder / "metrics.jsonl", "".join(kept))
         if damaged:
             self(f"metrics.jsonl: {damaged} damaged lines are left out")
@@ -146,6 +156,9 @@ LOCKS = []                                     # open files: a lock ends with it
 
 def take_folder(folder, stale=()):
     """Makes out_dir, refuses it where another process uses it, and deletes the stale files."""
+    ranks.wait_for_all()                       # all have looked at what was there
+    if ranks.rank():
+        return
     path = Path(folder) / ".lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -182,14 +195,14 @@ def versions():
                 schedulefree=importlib.metadata.version("schedulefree"))
 
 
-def write_config(config, given, machine, argv, **facts):
+def write_config(log, config, given, machine, argv, **facts):
     """Writes config.json: every knob, those given, versions, machine, command, and more facts.
 
     --eval_only in a run's own folder writes eval.json: the run's config.json stays.
     """
     command = shlex.join(sys.argv) if argv is None else ""
     name = "eval.json" if config.eval_only and not config.tasks else "config.json"
-    write_json(Path(config.out_dir) / name, {
+    log.write_json(name, {
         **dataclasses.asdict(config), "given": given, "versions": versions(),
         "machine": machine, "command": command, **facts})
 
@@ -418,6 +431,7 @@ class Run:
         self.seconds = 0.0
         self.best = None                       # (exact, -loss) on val
         self.dropped_demos = 0                 # demonstrations that did not fit, so far
+        self.judged = set()                    # steps that were judged on val before a resume
         self.extra = {}                        # what else a checkpoint holds, for refine.py
         self.versions = versions()             # of the start: files may be edited during a run
 
@@ -426,6 +440,8 @@ class Run:
 
         training: also the weights in training and the optimizer's state, for --resume.
         """
+        if not self.log.writes:
+            return
         state = dict(
             kind=KIND, network=type(self.model).__name__, config=dataclasses.asdict(self.config),
             model_config=dataclasses.asdict(self.model.config), task_ids=self.task_ids,
@@ -463,11 +479,13 @@ class Run:
         self.step, self.seconds = found["step"], found["seconds"]
         self.dropped_demos = found["dropped_demos"]
         # a checkpoint is written before its step is judged, so the records know more
-        ranks = [rank_of(record) for record in self.log.records()
-                 if record["kind"] == "val" and record["step"] <= self.step]
+        judged = [record for record in self.log.records()
+                  if record["kind"] == "val" and record["step"] <= self.step]
+        self.judged = {record["step"] for record in judged}
+        best = [rank_of(record) for record in judged]
         if found["best"]:
-            ranks.append(tuple(found["best"]))
-        self.best = max(ranks, default=None)
+            best.append(tuple(found["best"]))
+        self.best = max(best, default=None)
 
     def begin(self):
         """Removes the records that a resumed run will make again; training mode."""
@@ -480,8 +498,7 @@ class Run:
 
     def is_judged(self):
         """Returns whether val was judged at this step already, before a resume."""
-        return any(record["kind"] == "val" and record["step"] == self.step
-                   for record in self.log.records())
+        return self.step in self.judged
 
     def record_validation(self, metrics):
         """Records the metrics of val, and saves best.pt where they are the best so far."""
@@ -514,7 +531,7 @@ class Run:
         """Returns (work(micro_tokens), micro_tokens), these halved until memory suffices."""
         while True:
             # dropout of step i follows from (seed, i) too, however often the step is tried
-            torch.manual_seed(self.config.seed * 1_000_003 + self.step)
+            torch.manual_seed(self.config.seed * 1_000_003 + self.step + ranks.rank() * 2**40)
             try:
                 return work(micro_tokens), micro_tokens
             except RuntimeError as error:
@@ -571,7 +588,8 @@ def interruptible():
     came = []
 
     def handle(number, frame):
-        if came and number == signal.SIGINT:
+        # torchrun passes Ctrl-C on, so that each process gets it twice
+        if came and number == signal.SIGINT and ranks.world() == 1:
             signal.default_int_handler(number, frame)
         came.append(number)
     names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -607,6 +625,8 @@ def command_line(main, verb):
     except (UserError, OSError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not is_out_of_memory(error):
             raise
+        if ranks.rank():                       # rank 0 may have the same to say; then torchrun
+            time.sleep(5)                      # ends this process
         sys.exit(f"error: {describe_error(error)}")
     finally:                                   # Python takes torch down yet: nothing to interrupt
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -1,0 +1,125 @@
+"""One run in several processes, one a device: `torchrun --nproc_per_node=N train.py config/...`.
+
+Every rank holds the whole network and takes its share of each step's documents; gradients are
+summed, and all ranks take the same step. Predictions are shared out, too. Rank 0 alone writes.
+"""
+import contextlib
+import os
+import re
+from datetime import timedelta
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from config import UserError
+
+TIMEOUT = timedelta(minutes=10)
+
+
+def rank():
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world():
+    """Returns the number of ranks, 1 without torchrun."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def local_rank():
+    """Returns the number of this process on its host: that of its device."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def join(device):
+    """Meets the other ranks that torchrun started. Host and device talk by ways of their own."""
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1 and not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=TIMEOUT)
+
+
+def share(lengths):
+    """Returns the numbers of this rank's documents: about as many tokens as every other rank's.
+
+    lengths: tokens of all documents, (D,). The longest first, each to the rank that has least.
+    """
+    loads, own = np.zeros(world()), []
+    for d in np.argsort(-lengths, kind="stable"):
+        least = loads.argmin()
+        loads[least] += lengths[d]
+        if least == rank():
+            own.append(d)
+    return np.sort(np.array(own, int))
+
+
+def micro_limit(config):
+    """Returns how many tokens a rank processes at once at most, a little above an even share."""
+    even = config.batch_tokens / world()
+    room = -(-int(even * 17 / 16) // 128) * 128 if world() > 1 else config.batch_tokens
+    return min(config.micro_limit(), max(config.max_len, room))
+
+
+def sum_gradients(parameters, losses):
+    """Sums gradients and losses over all ranks, in place. Returns the summed losses."""
+    if world() == 1:
+        return losses
+    trained = [p for p in parameters if p.requires_grad]
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+    flat = torch.cat([losses, *(grad.flatten() for grad in grads)])
+    dist.all_reduce(flat)
+    losses, *parts = flat.split([len(losses), *(p.numel() for p in trained)])
+    for p, part in zip(trained, parts):
+        p.grad = part.view_as(p)
+    return losses
+
+
+def everyones(results):
+    """Yields the results of all ranks, from this rank's own."""
+    if world() == 1:
+        yield from results
+        return
+    found = [None] * world()
+    own = list(results)
+    with naming_missing_ranks():
+        dist.all_gather_object(found, own)
+    for part in found:
+        yield from part
+
+
+def wait_for_all():
+    """Returns when every rank is here."""
+    if world() > 1:
+        with naming_missing_ranks():
+            dist.monitored_barrier(timeout=TIMEOUT, wait_all_ranks=True)
+
+
+class Agreement:
+    """What any rank says, all hear one step later: so the host need not wait for others."""
+
+    def __init__(self):
+        self.pending = None
+
+    def __call__(self, number):
+        """Returns the largest number of all ranks' last call; with one rank its own, at once."""
+        if world() == 1:
+            return number
+        agreed = 0
+        if self.pending:
+            work, tensor = self.pending
+            with naming_missing_ranks():
+                work.wait()
+            agreed = int(tensor)
+        tensor = torch.tensor(number)
+        self.pending = dist.all_reduce(tensor, dist.ReduceOp.MAX, async_op=True), tensor
+        return agreed
+
+
+@contextlib.contextmanager
+def naming_missing_ranks():
+    """UserError where a rank died, or does not come."""
+    try:
+        yield
+    except RuntimeError as error:              # gloo's: closed connections and time that is up
+        missing = re.search(r"[Rr]anks? [\d, ]+\d", str(error))
+        raise UserError(f"{missing.group() if missing else 'another rank'} died, or did not come in "
+                        f"{TIMEOUT}. What was saved is kept: start all again with --resume") from None
