@@ -18,7 +18,8 @@ TIMEOUT = timedelta(minutes=10)
 
 
 def rank():
-    return dist.get_rank() if dist.is_initialized() else 0
+    """Returns the number of this process, as torchrun gives it."""
+    return int(os.environ.get("RANK") or 0)
 
 
 def world():
@@ -66,7 +67,8 @@ def sum_gradients(parameters, losses):
     trained = [p for p in parameters if p.requires_grad]
     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
     flat = torch.cat([losses, *(grad.flatten() for grad in grads)])
-    dist.all_reduce(flat)
+    with naming_missing_ranks():
+        dist.all_reduce(flat)
     losses, *parts = flat.split([len(losses), *(p.numel() for p in trained)])
     for p, part in zip(trained, parts):
         p.grad = part.view_as(p)
