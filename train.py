@@ -83,7 +83,8 @@ def main(argv=None):
     log(f"steps: {config.max_steps} of {config.batch_tokens} tokens, {config.optimizer}, learning "
         f"rate {config.learning_rate}, seed {config.seed}; results in {config.out_dir}/"
         + (f"; resumed at step {run.step}" if run.step else ""))
-    write_config(log, config, given, f"{device.type} ({why})", argv, canvas=canvas, dropped=data.dropped)
+    write_config(log, config, given, f"{device.type} ({why})", argv, canvas=canvas,
+                 dropped=data.dropped)
     known = known_queries(data.val, config)    # val's test inputs whose answers are known
     fit(run, stream, (lambda: validate(predictor, known, run.step)) if known else None)
     metrics = dict(train_minutes=run.seconds / 60, val_exact=run.best[0] if run.best else None)
@@ -115,11 +116,10 @@ def fit(run, stream, validate=None):
     losses, grad_norm = torch.zeros(2), torch.zeros(())
     progress = Progress(run)
     run.begin()
-    agree = ranks.Agreement()
     with interruptible() as interrupted:
         while True:
             # ---- log, validate, save: only here the host waits for the device
-            stop, finished = agree(interrupted()), run.step == config.max_steps
+            stop, finished = run.agree(interrupted()), run.step == config.max_steps
             evaluate = finished or run.due(config.eval_every)
             keep = run.due(config.keep_every)
             if evaluate or keep or stop or run.due(config.log_every):

@@ -123,5 +123,6 @@ def naming_missing_ranks():
         yield
     except RuntimeError as error:              # gloo's: closed connections and time that is up
         missing = re.search(r"[Rr]anks? [\d, ]+\d", str(error))
-        raise UserError(f"{missing.group() if missing else 'another rank'} died, or did not come in "
-                        f"{TIMEOUT}. What was saved is kept: start all again with --resume") from None
+        missing = missing.group() if missing else "another rank"
+        raise UserError(f"{missing} died, or did not come in {TIMEOUT}. What was saved is kept: "
+                        "start all again with --resume") from None

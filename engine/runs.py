@@ -433,6 +433,7 @@ class Run:
         self.dropped_demos = 0                 # demonstrations that did not fit, so far
         self.judged = set()                    # steps that were judged on val before a resume
         self.extra = {}                        # what else a checkpoint holds, for refine.py
+        self.agree = ranks.Agreement()         # on the number of a signal, where ranks are several
         self.versions = versions()             # of the start: files may be edited during a run
 
     def save(self, name, training=True):

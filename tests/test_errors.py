@@ -318,13 +318,6 @@ def test_a_knob_that_is_given_a_function_is_refused(run, tmp_path):
         run(str(tmp_path / "mine.py"))
 
 
-def test_torchrun_is_refused(run, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="WORLD_SIZE is 2, .* python instead of torchrun"):
-        run()
-    assert not list(tmp_path.rglob("*.pt"))
-
-
 def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
