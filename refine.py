@@ -70,6 +70,7 @@ def main(argv=None):
     rows = task_rows(base["task_ids"], data.train + data.val + data.test)
     check_known(config, data.val + data.test, rows)
     tasks = [] if config.eval_only else training_tasks(config, data, base["path"])
+    stored = stored_drafts(found, tasks) if config.resume else None
 
     # ---- model, optimizer, resume
     run = go_on(base, found, config, device, log, fingerprint(data))
@@ -87,9 +88,8 @@ def main(argv=None):
     metrics, attempts, before = {}, {}, {}
     write_config(log, config, given, f"{device.type} ({why})", argv, canvas=refiner.canvas)
     if not config.eval_only:
-        stored = stored_drafts(found, tasks) if found else make_drafts(drafter, tasks, base)
-        run.extra["drafts"] = stored
-        drafts = Drafts(stored, tasks, data.banned, drafter)
+        run.extra["drafts"] = stored or make_drafts(drafter, tasks, base)
+        drafts = Drafts(run.extra["drafts"], tasks, data.banned, drafter)
         queries = known_queries(data.val, config)
         answered = [p.grid for p in drafter.predict_queries(queries)[0]] if queries else []
         stream = Alternating(training_stream(config, data, rows, device), drafts)

@@ -25,11 +25,7 @@ def pick_device(config):
         raise UserError(f"device {config.device!r} is not here; there is {', '.join(available)}")
     device = torch.device(config.device or available[0])
     if device.type == "cuda":
-        if ranks.local_rank() >= torch.cuda.device_count():
-            raise UserError(f"{torch.cuda.device_count()} CUDA devices are here: start torchrun "
-                            "with --nproc_per_node of at most as many")
-        device = torch.device("cuda", ranks.local_rank())
-        torch.cuda.set_device(device)
+        ranks.take_gpu()
         why = torch.cuda.get_device_name()
         if config.dtype == "bfloat16" and not has_bfloat16(device):
             raise UserError(f"{why} does not compute in bfloat16: leave out --dtype=bfloat16")

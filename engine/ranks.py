@@ -27,9 +27,14 @@ def world():
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def local_rank():
-    """Returns the number of this process on its host: that of its device."""
-    return int(os.environ.get("LOCAL_RANK", 0))
+def take_gpu():
+    """Makes the GPU of this process torch's current one, where torchrun started several."""
+    local, here = int(os.environ.get("LOCAL_RANK") or 0), torch.cuda.device_count()
+    if local >= max(1, here):
+        raise UserError(f"{here} CUDA devices are here: start torchrun with --nproc_per_node of at "
+                        "most as many")
+    if local:
+        torch.cuda.set_device(local)
 
 
 def join(device):

@@ -11,7 +11,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))
 
-from config import RENAMED                     # noqa: E402
+from config import RENAMED, UserError          # noqa: E402
 
 # Names in stored records, which keep those that they were written with: knobs, then metrics.
 OLD_NAMES = {
@@ -50,8 +50,15 @@ def read_json(path, default=None):
 
 
 def read_lines(path):
-    """Returns the records of a file that holds one JSON value a line."""
-    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+    """Returns (the records of a metrics.jsonl, how many of its lines are damaged and left out)."""
+    records, damaged = [], 0
+    for line in Path(path).read_bytes().splitlines():
+        try:
+            record = json.loads(line)
+            records.append({**record, "kind": record["kind"]})
+        except (ValueError, TypeError, KeyError):
+            damaged += 1
+    return records, damaged
 
 
 def run_script(command, folder, env=None):
@@ -64,7 +71,7 @@ def run_script(command, folder, env=None):
     if done.returncode:
         printed = done.stdout[-2000:] + done.stderr[-3000:]
         raise SystemExit(f"python {' '.join(command)}\n{printed}")
-    return read_lines(folder / "metrics.jsonl")
+    return read_lines(folder / "metrics.jsonl")[0]
 
 
 def as_options(knobs):
@@ -97,3 +104,28 @@ def spread(values, form="{:.1%}"):
     """Returns values as text: mean (lowest .. highest)."""
     middle, low, high = (form.format(f(values)) for f in (mean, min, max))
     return f"{middle} ({low} .. {high})"
+
+
+def import_pyplot():
+    """Returns matplotlib.pyplot, which draws into files. UserError where it is not installed."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise UserError("no figure: it needs matplotlib (pip install matplotlib)") from None
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    return plt
+
+
+def draw_range(axes, label, x, values):
+    """Draws the mean of several runs and their range. values: at each x, those of the runs."""
+    axes.plot(x, list(map(mean, values)), label=label)
+    axes.fill_between(x, list(map(min, values)), list(map(max, values)), alpha=0.2)
+
+
+def command_line(main):
+    """Runs a script; one line for what its user can mend."""
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(f"error: {error}")

