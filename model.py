@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from arc.tokens import END, KEEP, ROW, START, STEP, VOCAB, advance
+from positions.base import Encoding
 from positions.index import build              # positions: the folder encodings/, see positions.py
 
 try:                                           # flash attention over documents of any length
@@ -220,15 +221,17 @@ class GPT(nn.Module):
 
         Those that write into the residual stream are smaller, so that 2 * n_layer writes add up to
         about one (GPT-2). Embeddings start at 0.5, as two to four of them are added. What an
-        encoding adds starts with a root mean square of 1, whatever its features are.
+        encoding adds starts with a root mean square of 1, whatever it is made of.
         """
         if isinstance(module, nn.Linear):
-            std = module.in_features ** -0.5 / getattr(module, "input_rms", 1)
+            std = module.in_features ** -0.5
             if getattr(module, "into_residual", False):
                 std /= (2 * self.config.n_layer) ** 0.5
             nn.init.normal_(module.weight, std=std)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=getattr(module, "initial_std", 0.5))
+        elif isinstance(module, Encoding):     # its own layers came before: `apply` goes upwards
+            module.scale_to_one()
 
     def forward(self, tokens, coords, cu_seqlens, task_view=None, cache=None):
         """Returns the logits (T, V) of the token that comes next.

@@ -6,27 +6,29 @@ from config import UserError
 
 
 class Encoding(nn.Module):
-    """Tells the network where a token is. A subclass gives features, or angles, or both.
+    """Tells the network where a token is. A subclass gives features, a vector, angles, or several.
 
     coords (..., 4) are integers: index in the document, pair index * 2 + input/output, row, column.
     Rows and columns are below canvas = 2^levels.
     features(coords) -> (..., dim) is joined to the token's embedding. To join and project is
-        E[token] + W f, so this class owns W, `proj`, and forward(coords) -> (..., C) is what the
-        model adds.
+        E[token] + W f, so this class owns W, `proj`, and adds W f.
+    vector(coords) -> (..., C) is added instead: of tables, or of layers of its own.
     angles(coords) -> None or (..., n_head or 1, hs / 2) turns queries and keys (RoFormer,
         arXiv 2104.09864).
+    What is added starts with a root mean square of 1, whatever it is made of: `scale_to_one`.
     """
     dim = 0
-    rms = 1.0                                  # of the features: `proj` makes 1 of it at the start
 
     def __init__(self, config):
         super().__init__()
         self.levels = config.canvas.bit_length() - 1
         self.rotary_pairs = config.n_embd // config.n_head // 2    # hs / 2, each can be turned
+        # how many values each of the four coordinates has
+        self.limits = config.max_len, 2 * config.n_pairs, config.canvas, config.canvas
+        self.register_buffer("scale", torch.ones(()))      # of `vector`
         self.setup(config)
         if self.dim:
             self.proj = nn.Linear(self.dim, config.n_embd, bias=False)
-            self.proj.input_rms = self.rms
 
     def setup(self, config):
         """Sets self.dim, and whatever else depends on the network (model.ModelConfig)."""
@@ -34,11 +36,28 @@ class Encoding(nn.Module):
     def features(self, coords):
         return None
 
-    def forward(self, coords):
-        return self.proj(self.features(coords)) if self.dim else 0
+    def vector(self, coords):
+        return self.proj(self.features(coords)) if self.dim else None
 
     def angles(self, coords):
         return None
+
+    def forward(self, coords):
+        """Returns what the model adds to the token's embedding, (..., C) or 0."""
+        vector = self.vector(coords)
+        return 0 if vector is None else self.scale * vector
+
+    @torch.no_grad()
+    def scale_to_one(self):
+        """Gives what is added a root mean square of 1 over the canvas. GPT.init calls it last."""
+        if self.scale.is_meta:                 # shapes alone: nothing to measure
+            return
+        generator = torch.Generator().manual_seed(0)       # the network's own numbers stay
+        coords = torch.randint(2**31, (4096, 4), generator=generator) % torch.tensor(self.limits)
+        if type(self).vector is not Encoding.vector:
+            self.scale.div_(root_mean_square(self(coords)) or 1)
+        elif self.dim:                         # `proj` keeps the size of what it reads
+            self.proj.weight.div_(root_mean_square(self.features(coords)) or 1)
 
 
 class Together(nn.Module):
@@ -49,7 +68,7 @@ class Together(nn.Module):
         self.parts = nn.ModuleList(parts)
         self.dim = sum(part.dim for part in parts)
         origin = torch.zeros(1, 4, dtype=torch.long)
-        adding = sum(isinstance(part(origin), torch.Tensor) for part in parts)
+        adding = sum(part.vector(origin) is not None for part in parts)
         self.scale = max(1, adding) ** -0.5    # several start with the size of one
         if len(set(name.split("+"))) < len(parts):
             raise UserError(f"encoding {name!r}: one of its parts stands there twice")
@@ -65,6 +84,10 @@ class Together(nn.Module):
             if angles is not None:
                 return angles
         return None
+
+
+def root_mean_square(x):
+    return x.float().square().mean().sqrt().item()
 
 
 def frequency_angles(position, count, base):

@@ -12,6 +12,7 @@ ENCODINGS = {                                  # name: file.Class
     "none": "none.NoEncoding",
     "learned": "learned.Learned",
     "onehot": "onehot.OneHot",
+    "table2d": "table2d.Table2D",
     "quadtree": "quadtree.Quadtree",
     "sinusoidal": "sinusoidal.Sinusoidal",
     "rope": "rope.Rope",

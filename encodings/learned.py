@@ -7,8 +7,8 @@ from .base import Encoding
 class Learned(Encoding):
     def setup(self, config):
         self.table = nn.Embedding(config.max_len, config.n_embd)
-        self.table.initial_std = 1.0           # what the other encodings add starts at 1, too
+        self.table.initial_std = 1.0
 
-    def forward(self, coords):
+    def vector(self, coords):
         # the same as W times a one-hot vector of max_len numbers, without the zeros
         return self.table(coords[..., 0])

@@ -11,7 +11,6 @@ class OneHot(Encoding):
     def setup(self, config):
         self.canvas = config.canvas
         self.dim = 2 * config.canvas
-        self.rms = config.canvas ** -0.5
 
     def features(self, coords):
         return one_hot(coords[..., 2:], self.canvas).flatten(-2).to(self.proj.weight.dtype)

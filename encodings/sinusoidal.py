@@ -8,7 +8,6 @@ class Sinusoidal(Encoding):
     def setup(self, config):
         self.count = config.n_embd // 4        # frequencies an axis; sine and cosine, two axes: C
         self.dim = 4 * self.count
-        self.rms = 0.5 ** 0.5
 
     def features(self, coords):
         angle = frequency_angles(coords[..., 2:], self.count, base=10000)      # (..., 2, count)

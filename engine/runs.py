@@ -228,7 +228,7 @@ def solving_folder(config):
 # ------------------------------------------------------------------------------------------------
 # Checkpoints: one dict of tensors, numbers, strings and plain containers
 
-KIND = "nanoarc checkpoint 2"
+KIND = "nanoarc checkpoint 3"
 # what torch.load raises on a file that was cut short
 UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError,
               zipfile.BadZipFile)
@@ -253,7 +253,7 @@ def load_checkpoint(path, network="GPT", cure="train first, or name one with --i
                         "another checkpoint of the run, or a copy")
     kind = found.get("kind") if isinstance(found, dict) else None
     if kind != KIND:
-        older = "; knobs were renamed since: train again" if kind == "nanoarc checkpoint 1" else ""
+        older = "; train again" if str(kind).startswith("nanoarc checkpoint") else ""
         raise UserError(f"{path}: a file of another program, or of another version: its kind is "
                         f"{kind!r} and not {KIND!r}{older}")
     if found.get("network") != network:

@@ -1,15 +1,18 @@
-"""The encodings: worked cells, what rotation sees, and that a new one is a file and a line."""
+"""The encodings: their size at the start, worked cells, what rotation sees, names.
+
+That a new one is a file and a line: tests/test_compare.py.
+"""
 import math
-import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
+from torch import nn
 
 from config import UserError
-from conftest import ROOT, TINY, flags, records, tiny_config
+from conftest import records, tiny_config
 from model import GPT, apply_rotary, rotary_tables
+from positions import index
+from positions.base import Encoding
 from positions.index import ENCODINGS, build
 
 ORIGIN = torch.zeros(1, 4, dtype=torch.long)
@@ -41,14 +44,125 @@ def features(name, row, column, **changes):
     return named(name, **changes).features(place(row, column))[0]
 
 
+# ------------------------------------------------------------------------------------------------
+# The size of what is added at the start, and what new encodings are made of
+
+LARGE = dict(n_embd=256, n_head=2, n_kv_head=2, canvas=32, max_len=1024)
+
+
+def random_coords(count=4096):
+    generator = torch.Generator().manual_seed(1)
+    limits = torch.tensor([LARGE["max_len"], 8, 32, 32])       # 4 pairs
+    return torch.randint(2**31, (count, 4), generator=generator) % limits
+
+
+def size(encoding):
+    """Returns the root mean square of what is added over the canvas."""
+    return encoding(random_coords()).square().mean().sqrt().item()
+
+
 @pytest.mark.parametrize("name", [*ADDING, "+".join(ADDING[:2] + ROTARY[:1]), "+".join(ADDING)])
 def test_what_encodings_add_starts_at_the_same_size(name):
-    """Root mean square 1 over the cells of a canvas; else a comparison would compare sizes."""
+    """Root mean square 1; else a comparison would compare sizes."""
     torch.manual_seed(0)
-    model = GPT(tiny_config(encoding=name, n_embd=256, n_head=2, n_kv_head=2, canvas=32,
-                            max_len=1024))
-    coords = torch.tensor([[i, 0, i // 32, i % 32] for i in range(1024)])
-    assert abs(model.encoding(coords).square().mean().sqrt().item() - 1) < 0.15
+    assert size(GPT(tiny_config(encoding=name, **LARGE)).encoding) == pytest.approx(1, abs=0.15)
+
+
+class Hundred(Encoding):
+    """Features of size 100."""
+
+    def setup(self, config):
+        self.dim = 64
+
+    def features(self, coords):
+        steps = torch.arange(1.0, 65) / 7
+        return 100 * 2**0.5 * (coords[..., 2:3] * steps + coords[..., 3:] * steps.flip(0)).sin()
+
+
+class LearnedFeatures(Encoding):
+    """Features that are learned themselves."""
+
+    def setup(self, config):
+        self.dim = 32
+        self.table = nn.Embedding(config.canvas, 32)
+
+    def features(self, coords):
+        return self.table(coords[..., 2]) * 9
+
+
+class Table(Encoding):
+    def setup(self, config):
+        self.table = nn.Embedding(config.canvas ** 2, config.n_embd)
+
+    def vector(self, coords):
+        return self.table(coords[..., 2] * 32 + coords[..., 3])
+
+
+class Product(Encoding):
+    """A bare parameter times a frozen table, which training leaves alone."""
+
+    def setup(self, config):
+        self.rows = nn.Parameter(torch.randn(config.canvas, config.n_embd))
+        self.columns = nn.Embedding(config.canvas, config.n_embd).requires_grad_(False)
+
+    def vector(self, coords):
+        return self.rows[coords[..., 2]] * self.columns(coords[..., 3])
+
+
+class SmallMLP(Encoding):
+    """Also learned frequencies, which stand inside a sine, and angles of its own."""
+
+    def setup(self, config):
+        self.frequencies = nn.Parameter(torch.ones(2, 16))
+        self.layers = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, config.n_embd))
+        self.speeds = nn.Parameter(torch.ones(self.rotary_pairs))
+
+    def vector(self, coords):
+        return self.layers((coords[..., 2:].float() @ self.frequencies).sin())
+
+    def angles(self, coords):
+        return coords[..., 2:3, None] * self.speeds
+
+
+def model_with(monkeypatch, kind, seed=0):
+    monkeypatch.setattr(index, "find", lambda name: kind)
+    torch.manual_seed(seed)
+    return GPT(tiny_config(encoding="mine", **LARGE))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("kind", [Hundred, LearnedFeatures, Table, Product, SmallMLP])
+def test_whatever_a_new_encoding_is_made_of_it_starts_at_the_same_size(monkeypatch, kind, seed):
+    """Nothing about its size is stated; and a checkpoint holds what was scaled."""
+    model = model_with(monkeypatch, kind, seed)
+    assert size(model.encoding) == pytest.approx(1, abs=0.05)
+    other = model_with(monkeypatch, kind, seed + 10)
+    coords = random_coords(9)
+    assert not torch.equal(other.encoding(coords), model.encoding(coords))
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other.encoding(coords), model.encoding(coords))
+
+
+def test_scaling_draws_no_random_numbers(monkeypatch):
+    """So all other weights of a seed are the same, whatever the encoding is."""
+    first = model_with(monkeypatch, Table)
+    monkeypatch.setattr(Encoding, "scale_to_one", lambda self: None)
+    second = model_with(monkeypatch, Table)
+    assert torch.equal(first.head.weight, second.head.weight)
+    assert torch.equal(first.encoding.table.weight, second.encoding.table.weight)
+    assert first.encoding.scale.item() == pytest.approx(2, abs=0.05)   # `GPT.init` gives it 0.5
+
+
+class Zero(Encoding):
+    def setup(self, config):
+        self.table = nn.Parameter(torch.zeros(config.canvas, config.n_embd))
+
+    def vector(self, coords):
+        return self.table[coords[..., 2]]
+
+
+def test_zero_stays_zero(monkeypatch):
+    assert not model_with(monkeypatch, Zero).encoding(random_coords(9)).any()
 
 
 # ------------------------------------------------------------------------------------------------
@@ -120,6 +234,15 @@ def test_learned_is_a_table_of_indices():
     assert torch.equal(encoding(place(3, 4, index=9)), encoding.table.weight[9:10])
 
 
+def test_table2d_looks_up_half_of_the_channels_by_row_and_half_by_column():
+    encoding = named("table2d", canvas=8)
+    row, column = encoding(place(3, 6))[0].chunk(2)
+    assert torch.equal(row, encoding.rows.weight[3])
+    assert torch.equal(column, encoding.columns.weight[6])
+    assert encoding.rows.weight.shape == encoding.columns.weight.shape == (8, 16)
+    assert named("table2d", n_embd=33, n_head=1)(place(0, 0)).shape == (1, 33)
+
+
 def test_none_adds_nothing():
     encoding = named("none")
     assert encoding.dim == 0
@@ -145,7 +268,10 @@ def test_dimensions_are_those_worked_out_by_hand(name):
 # Rotation
 
 
-@pytest.mark.parametrize("name", ROTARY)
+ROPES = ["rope", "rope2d", "rope3d"]           # others may turn in another way
+
+
+@pytest.mark.parametrize("name", ROPES)
 @pytest.mark.parametrize("hs", [2, 4, 6, 8, 12, 16, 32, 64])
 def test_angles_of_every_head_size(name, hs):
     encoding = named(name, n_head=2, n_embd=2 * hs)
@@ -169,7 +295,7 @@ def test_angles_turn_along_their_axes_only(name, pairs_of_axis):
         assert int((angles > 0).sum()) == pairs_of_axis.get(axis, 0)
 
 
-@pytest.mark.parametrize("name", ROTARY)
+@pytest.mark.parametrize("name", ROPES)
 def test_rotated_products_depend_on_differences_only(name):
     encoding, rng = named(name, n_head=1, n_embd=32), torch.Generator().manual_seed(0)
     q, k = torch.randn(2, 1, 1, 32, generator=rng)
@@ -229,34 +355,3 @@ def test_an_unknown_encoding_names_the_nearest(wrong, near):
     every = ", ".join(ENCODINGS)
     with pytest.raises(UserError, match=f"no encoding '{wrong}'; did you mean {near}.*{every}"):
         named(wrong)
-
-
-MINE = '''"""Is the row odd?"""
-from .base import Encoding
-
-
-class Odd(Encoding):
-    def setup(self, config):
-        self.dim = 1
-
-    def features(self, coords):
-        return (coords[..., 2:3] % 2).to(self.proj.weight.dtype)
-'''
-
-
-def test_a_new_encoding_is_a_file_and_a_line_in_the_list(tmp_path):
-    ignored = shutil.ignore_patterns("__pycache__")
-    for folder in ("arc", "config", "encodings", "engine"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
-    for file in ("model.py", "positions.py", "train.py"):
-        shutil.copy(ROOT / file, tmp_path)
-    (tmp_path / "encodings" / "odd.py").write_text(MINE)
-    index = tmp_path / "encodings" / "index.py"
-    text = index.read_text()
-    assert "\n}\n" in text
-    index.write_text(text.replace("\n}\n", "\n    'odd': 'odd.Odd',\n}\n", 1))     # one line
-    command = [sys.executable, "train.py", *flags(**TINY, out_dir="run", encoding="odd")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "encoding odd" in done.stdout
-    assert records(tmp_path / "run", "train")[-1]["step"] == 2
