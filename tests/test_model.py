@@ -37,7 +37,8 @@ for name in ENCODINGS:
 
 # those of which nothing but the projection is learned
 WITH_FEATURES = [name for name in ENCODINGS
-                 if list(build(tiny_config(encoding=name)).state_dict()) == ["proj.weight"]]
+                 if [n for n, _ in build(tiny_config(encoding=name)).named_parameters()]
+                 == ["proj.weight"]]
 
 
 def logits_of(model, batch):
