@@ -60,7 +60,7 @@ def main(argv=None):
     config = dataclasses.replace(config, out_dir=f"{config.out_dir}/refine", max_steps=end,
                                  warmup=0.0, decay=config.refine_steps / max(1, end))
     found = load_refined(config, base)
-    config = solving_folder(config)
+    config = solving_folder(config, base["config"])
     stale = check_folder(config)               # files of an older run in out_dir
     log = Log(config.out_dir, config.tensorboard)
 

@@ -347,7 +347,7 @@ def solve(config, given, device, machine, argv):
     path = config.init_from or f"{config.out_dir}/ckpt.pt"
     checkpoint = load_checkpoint(path)
     # sizes need not be given again; what is written goes to a folder of its own
-    config = solving_folder(as_trained(config, given, checkpoint))
+    config = solving_folder(as_trained(config, given, checkpoint), checkpoint["config"])
     data = load_data(config)
     if not data.test:
         raise UserError("nothing to solve: name tasks with --test= or --tasks=")

@@ -10,11 +10,11 @@ from config import UserError
 
 def write_error(path, error):
     """Returns the UserError of a file that cannot be written."""
-    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
     place = Path(path).absolute().parent
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free / 2**20
+    reason = "no space left" if free < 1 else getattr(error, "strerror", None) or error
     return UserError(f"{path}: cannot be written ({reason}; {free:.1f} MiB are free on its disk). "
                      "Make room, or name another --out_dir=; what was saved before is kept")
 

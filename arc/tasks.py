@@ -164,9 +164,11 @@ def list_files(path):
     def refuse(error):
         raise UserError(f"{plain(error.filename)}: cannot be listed ({error.strerror})")
     files = []
-    for folder, _, names in os.walk(path, onerror=refuse):
-        for name in names:                     # macOS adds ._NAME to zip files
-            if name.lower().endswith(".json") and not name.startswith("._"):
+    for folder, folders, names in os.walk(path, onerror=refuse):
+        # Jupyter keeps copies in hidden folders, macOS adds ._NAME to zip files
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if name.lower().endswith(".json") and not name.startswith("."):
                 files.append(Path(folder, name))
     challenges = [file for file in files if solutions_of(file) != file]
     if len(challenges) > 1:
@@ -258,7 +260,9 @@ def load_source(source, draw, lines):
     text, name = source.text, source.name
     max_demos = read_count(text, "@", source.demos, "demonstrations of each of its tasks")
     max_tasks = read_count(text, "#", source.count, "of its tasks")
-    if name == "oned" and draw:
+    if name == "oned" and not draw:
+        raise UserError("oned: these tasks are made by the run that asks them; name a file")
+    if name == "oned":
         if max_demos:
             raise UserError(f"source {text!r}: @ is for tasks from files; of generated ones "
                             "--demos says how many demonstrations are shown")
@@ -467,5 +471,6 @@ def load_training(config, families, protected, lines):
             line += f"; shown {config.oversample:g} times as often"
         lines.append(line)
     if not train:
-        raise UserError(f"train = {config.train!r}: no task is left to train on")
+        raise UserError(f"train = {config.train!r}: no task is left to train on; the leak guard "
+                        f"dropped {len(dropped)} that val or test hold")
     return train, dropped

@@ -8,6 +8,7 @@ import ast
 import dataclasses
 import difflib
 import os
+import re
 import runpy
 import types
 from dataclasses import dataclass
@@ -131,6 +132,8 @@ class Config:
         self.device = self.device.lower()
         for field in dataclasses.fields(self):
             value, low = getattr(self, field.name), field.metadata["low"]
+            if isinstance(value, str) and value.startswith("~"):   # a shell leaves it after =
+                setattr(self, field.name, os.path.expanduser(value))
             if isinstance(value, str) and not value.isprintable():
                 raise UserError(f"{field.name} = {value!r} holds a character that no screen shows")
             if low is not None and not low <= value <= field.metadata["high"]:
@@ -203,9 +206,14 @@ def read_value(key, value, kind, where):
         raise UserError(f"{where}: {key} is an integer of {value.bit_length()} bits")
     if kind is float and type(value) is int:
         value = float(value)
+    if kind is int and type(value) is float and value.is_integer():
+        value = int(value)
+    if kind is bool and str(value).lower() in ("true", "false"):
+        value = str(value).lower() == "true"
     if type(value) is not kind:
+        wanted = "True or False" if kind is bool else kind.__name__
         raise UserError(f"{where}: {key} = {value!r} is of type {type(value).__name__}; {key} "
-                        f"takes {kind.__name__}")
+                        f"takes {wanted}")
     return value
 
 
@@ -219,8 +227,11 @@ def read_config(path):
         if place.is_file() and place.suffix == ".py":
             break
     else:
-        known = ", ".join(f"config/{file.name}" for file in sorted(here.glob("[!_]*.py")))
-        raise UserError(f"{path}: no such config file (a .py file); there are {known}")
+        known = [f"config/{file.name}" for file in sorted(here.glob("[!_]*.py"))]
+        near = difflib.get_close_matches(f"config/{Path(path).stem}.py", known, 1)
+        raise UserError(f"{path}: no such config file (a .py file); "
+                        + (f"did you mean {near[0]}? " if near else "")
+                        + f"There are {', '.join(known)}")
     try:
         found = runpy.run_path(str(place))
     except (Exception, SystemExit) as error:
@@ -239,6 +250,8 @@ def unknown_knob(key, where, kinds):
     if key in RENAMED:
         near = [RENAMED[key]]
         cure = f"; it was renamed: did you mean {near[0]} ({kinds[near[0]].__name__})?"
+    elif key.startswith("no_") and key[3:] in kinds:
+        cure = f"; write --{key[3:]}=False"
     elif near:
         cure = f"; did you mean {near[0]} ({kinds[near[0]].__name__})?"
     return UserError(f"{where}: there is no knob {key!r}{cure}")
@@ -262,6 +275,8 @@ def load_config(argv):
         if arg in ("-h", "--help"):
             print(usage())
             raise SystemExit(0)
+        if re.match("-[^-]", arg):
+            raise UserError(f"{arg}: knobs are written with two dashes, --key=value")
         if arg.startswith("--"):
             key, equals, value = arg[2:].partition("=")
             key, where = key.replace("-", "_"), "command line"

@@ -27,6 +27,9 @@ class Encoding(nn.Module):
         self.limits = config.max_len, 2 * config.n_pairs, config.canvas, config.canvas
         self.register_buffer("scale", torch.ones(()))      # of `vector`
         self.setup(config)
+        if type(self).features is not Encoding.features and not self.dim:
+            raise UserError(f"encoding {type(self).__name__}: how many features? Set self.dim in "
+                            "`setup`")
         if self.dim:
             self.proj = nn.Linear(self.dim, config.n_embd, bias=False)
 
@@ -57,7 +60,12 @@ class Encoding(nn.Module):
         if type(self).vector is not Encoding.vector:
             self.scale.div_(root_mean_square(self(coords)) or 1)
         elif self.dim:                         # `proj` keeps the size of what it reads
-            self.proj.weight.div_(root_mean_square(self.features(coords)) or 1)
+            features = self.features(coords)
+            if features.shape[1:] != (self.dim,) or not features.is_floating_point():
+                raise UserError(f"encoding {type(self).__name__}: features should be floats of "
+                                f"shape (4096, dim = {self.dim}) here, and are {features.dtype} of "
+                                f"{tuple(features.shape)}")
+            self.proj.weight.div_(root_mean_square(features) or 1)
 
 
 class Together(nn.Module):

@@ -214,15 +214,22 @@ def as_trained(config, given, checkpoint):
     return dataclasses.replace(config, **trained)
 
 
-def solving_folder(config):
-    """Returns the config with a folder of its own below out_dir for --eval_only --tasks=FILE.
+def solving_folder(config, trained):
+    """Returns the config with a folder of its own below out_dir where other tasks are solved.
 
-    So the run's own report and submission stay.
+    So the run's own report and submission stay. trained: the checkpoint's config.
     """
-    if not (config.eval_only and config.tasks):
+    if not config.eval_only or config.test == trained["test"]:
         return config
-    name = re.sub(r"[^\w.-]+", "_", Path(config.tasks).stem) or "tasks"
-    return dataclasses.replace(config, out_dir=f"{config.out_dir}/{name}")
+    names = [Path(part).resolve().name for part in config.test.split("+")]
+    name = re.sub(r"\W+", "_", "+".join(names).replace(".json", "")).strip("_") or "tasks"
+    folder = f"{config.out_dir}/{'tasks_' * (name == 'refine')}{name}"
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        earlier = json.loads(Path(folder, "config.json").read_bytes())["tasks"]
+        if earlier != config.test:
+            raise UserError(f"{folder} holds the answers to {earlier}; name another --out_dir= for "
+                            f"{config.test}")
+    return dataclasses.replace(config, out_dir=folder, tasks=config.test)
 
 
 # ------------------------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ KNOBS = {
     "short for a knob": (dict(lr=1e-3), "no knob 'lr'; did you mean learning_rate"),
     "text for an int": (dict(n_layer="two"), "n_layer = 'two'.*str.*n_layer takes int"),
     "float for an int": (dict(n_layer=1.5), "n_layer = 1.5.*float.*takes int"),
-    "int for a bool": (dict(colors=1), "colors = 1.*takes bool"),
+    "int for a bool": (dict(colors=1), "colors = 1.*takes True or False"),
     "bool for an int": (dict(seed=True), "seed = True.*takes int"),
     "text for a float": (dict(learning_rate="fast"), "learning_rate = 'fast'.*takes float"),
     "too small": (dict(n_layer=0), "n_layer = 0 is out of its range, 1 to"),
@@ -209,7 +209,7 @@ def test_an_empty_source_is_refused(run, tmp_path):
 
 @pytest.mark.parametrize("file", ["missing.py", "config/nothing.py"])
 def test_a_missing_config_lists_those_there_are(run, file):
-    message = f"{file}: no such config file .*; there are .*config/quadtree.py"
+    message = f"{file}: no such config file .*There are .*config/quadtree.py"
     with pytest.raises(UserError, match=message):
         run(file)
 

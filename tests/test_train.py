@@ -710,7 +710,7 @@ def test_a_checkpoint_holds_what_the_run_was(run, tmp_path):
     run(seed=3)
     folder = tmp_path / "run"
     found, best = checkpoint(folder), checkpoint(folder, "best.pt")
-    assert (found["kind"], found["network"]) == ("nanoarc checkpoint 2", "GPT")
+    assert (found["kind"], found["network"]) == ("nanoarc checkpoint 3", "GPT")
     assert (found["config"]["seed"], found["step"], found["dropped_demos"]) == (3, 2, 0)
     assert found["model_config"]["canvas"] == 16
     assert {"torch", "numpy", "python", "schedulefree", "commit"} <= set(found["versions"])
