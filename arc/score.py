@@ -160,7 +160,7 @@ def main(argv=None):
     attempts = {(name, i): grids for name, rows in found.items() for i, grids in enumerate(rows)}
     metrics = score(tasks, [], attempts)
     asked = {task.id: len(task.test) for task in tasks}
-    if not asked.keys() & found.keys():
+    if found and not asked.keys() & found.keys():
         raise UserError(f"{argv[0]} answers none of the tasks of {argv[1]}: another file?")
     queries = [(name, i) for name, count in asked.items() for i in range(count)]
     # `submission` writes [[0]] twice where there is no attempt
