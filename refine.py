@@ -17,11 +17,10 @@ if __name__ == "__main__":                     # until main runs Ctrl-C just end
 import dataclasses
 import hashlib
 import itertools
-import sys
 import time
 from pathlib import Path
 
-from config import UserError, load_config      # before torch, as in train.py
+from config import UserError      # before torch, as in train.py
 import numpy as np
 import torch
 
@@ -33,12 +32,11 @@ from arc.task import Query, known_pairs
 from arc.tasks import canvas_lines, check_grid, drawer, fingerprint, load_data, load_tasks
 from arc.views import IDENTITY, SYMMETRIES, fixed_colors, random_colors, view_pairs
 from engine.batches import Generated, TrainingStep, training_stream
-from engine.devices import describe_step, pick_device
 from engine.optim import Optimizer, averaged
 from engine.predict import Predictor, known_queries, make_queries
 from engine.runs import (MAY_CHANGE, Log, Run, announce, as_trained, check_folder, check_known,
-                         check_same_network, clock, command_line, differing_knobs, load_checkpoint,
-                         model_config, rebuild, solving_folder, take_folder, task_rows,
+                         check_same_network, clock, command_line, differing, load_checkpoint,
+                         model_config, rebuild, set_up, solving_folder, take_folder, task_rows,
                          write_config)
 from model import GPT, ModelConfig
 from train import fit
@@ -51,10 +49,7 @@ def main(argv=None):
     """Runs with the arguments of a command line. Returns the metrics."""
     # ---- set-up, as in train.py; `base` is the checkpoint that training goes on from
     started = time.time()
-    config, given = load_config(sys.argv[1:] if argv is None else argv)
-    device, why = pick_device(config)
-    torch.manual_seed(config.seed)
-    torch.set_float32_matmul_precision("high")
+    config, given, device, machine = set_up(argv)
     config, base = load_base(config, given)
     end = base["step"] + config.refine_steps
     config = dataclasses.replace(config, out_dir=f"{config.out_dir}/refine", max_steps=end,
@@ -75,8 +70,7 @@ def main(argv=None):
     # ---- model, optimizer, resume
     run = go_on(base, found, config, device, log, fingerprint(data))
     take_folder(config.out_dir, stale)         # set-up succeeded
-    log(f"device: {device.type} ({why}); torch {torch.__version__}{describe_step(config, device)}")
-    announce(data, run.model, log)
+    announce(data, run.model, log, machine)
     log(f"base network: {base['path']}, step {base['step']}; to step {end} of "
         f"{config.batch_tokens} tokens, {config.optimizer}, learning rate {config.learning_rate}, "
         f"seed {config.seed}"
@@ -86,7 +80,7 @@ def main(argv=None):
 
     # ---- fit, on drafts and without in turn
     metrics, attempts, before = {}, {}, {}
-    write_config(log, config, given, f"{device.type} ({why})", argv, canvas=refiner.canvas)
+    write_config(log, config, given, machine, argv, canvas=refiner.canvas)
     if not config.eval_only:
         run.extra["drafts"] = stored or make_drafts(drafter, tasks, base)
         drafts = Drafts(run.extra["drafts"], tasks, data.banned, drafter)
@@ -235,7 +229,7 @@ def stored_drafts(found, tasks):
             tasks[n].test[i]
         if not found["drafts"]:
             raise ValueError("there is none")
-    except (IndexError, KeyError, TypeError, ValueError) as error:
+    except Exception as error:
         raise UserError(f"{found['path']}: its drafts are damaged, or of other tasks ({error}); "
                         "train it anew with --overwrite") from None
     return found["drafts"]
@@ -434,11 +428,11 @@ def load_base(config, given):
     canvas = config.canvas or base["model_config"]["canvas"]
     wanted = model_config(config, canvas, base["model_config"]["n_tasks"])
     check_same_network(base, wanted, path)
-    may_change = {*MAY_CHANGE, "eval_only", "dtype", "eval_every"}
+    may_change = MAY_CHANGE | {"dtype", "eval_every"}
     may_change |= {name for name in vars(config) if name.startswith("refine_")}
     if config.eval_only:                       # else the base network may have trained on them
-        may_change |= {"test", "tasks"}
-    differences = differing_knobs(base, config, may_change)
+        may_change.add("test")
+    differences = differing(base["config"], config, may_change)
     if differences:
         raise UserError(f"{path}: trained with another config: {differences}. Give the same knobs "
                         "as to train.py, or another checkpoint by --refine_from=")

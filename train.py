@@ -12,11 +12,10 @@ if __name__ == "__main__":                     # until main runs Ctrl-C just end
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import math
-import sys
 import time
 from pathlib import Path
 
-from config import UserError, load_config      # before torch: it says how torch takes memory
+from config import UserError      # before torch: it says how torch takes memory
 import torch
 import torch.nn.functional as F
 
@@ -28,13 +27,13 @@ from arc.tasks import canvas_for, canvas_lines, check_canvas, fingerprint, load_
 from engine import ranks
 from engine.batches import IGNORE, Batch, gather, pack, send, training_stream
 from engine.cuda_graphs import GraphedStep
-from engine.devices import autocast, check_memory, describe_step, is_compiled, pick_device
+from engine.devices import autocast, check_memory, is_compiled
 from engine.optim import Optimizer, averaged, learning_rate
 from engine.predict import Predictor, known_queries
 from engine.runs import (Log, Progress, Run, announce, as_trained, check_folder, check_known,
                          check_same_network, clock, command_line, interruptible, load_checkpoint,
-                         model_config, rebuild, solving_folder, start_from, take_folder, task_rows,
-                         write_config)
+                         model_config, rebuild, set_up, solving_folder, start_from, take_folder,
+                         task_rows, write_config)
 from model import GPT
 
 
@@ -42,12 +41,9 @@ def main(argv=None):
     """Runs with the arguments of a command line. Returns the metrics."""
     # ---- set-up: knobs, device, folder, and the checkpoint to start or go on from
     started = time.time()
-    config, given = load_config(sys.argv[1:] if argv is None else argv)
-    device, why = pick_device(config)
-    torch.manual_seed(config.seed)
-    torch.set_float32_matmul_precision("high")    # TF32 where float32 meets an NVIDIA GPU
+    config, given, device, machine = set_up(argv)
     if config.eval_only:
-        return solve(config, given, device, f"{device.type} ({why})", argv)
+        return solve(config, given, device, machine, argv)
     stale = check_folder(config)               # files of an older run in out_dir
     log = Log(config.out_dir, config.tensorboard)
     source = f"{config.out_dir}/ckpt.pt" if config.resume else config.init_from
@@ -78,13 +74,11 @@ def main(argv=None):
     stream = training_stream(config, data, rows, device)       # step i follows from (seed, i)
     predictor = Predictor(model, config, rows, device, log)    # teacher forcing, decoding
     take_folder(config.out_dir, stale)         # set-up succeeded: only now files change
-    log(f"device: {device.type} ({why}); torch {torch.__version__}{describe_step(config, device)}")
-    announce(data, model, log)
+    announce(data, model, log, machine)
     log(f"steps: {config.max_steps} of {config.batch_tokens} tokens, {config.optimizer}, learning "
         f"rate {config.learning_rate}, seed {config.seed}; results in {config.out_dir}/"
         + (f"; resumed at step {run.step}" if run.step else ""))
-    write_config(log, config, given, f"{device.type} ({why})", argv, canvas=canvas,
-                 dropped=data.dropped)
+    write_config(log, config, given, machine, argv, canvas=canvas, dropped=data.dropped)
     known = known_queries(data.val, config)    # val's test inputs whose answers are known
     fit(run, stream, (lambda: validate(predictor, known, run.step)) if known else None)
     metrics = dict(train_minutes=run.seconds / 60, val_exact=run.best[0] if run.best else None)
@@ -131,7 +125,7 @@ def fit(run, stream, validate=None):
                 if keep:
                     run.save(f"step_{run.step:06d}.pt", training=False)
                 # schedule-free evaluates the average of the weights and trains other ones
-                if evaluate and validate and not stop and not run.is_judged():
+                if evaluate and validate and not stop and run.step != run.judged:
                     with averaged(model, optimizer):
                         metrics = validate()
                     run.record_validation(metrics)
@@ -364,8 +358,7 @@ def solve(config, given, device, machine, argv):
     check_folder(config)
     take_folder(config.out_dir)
     log = Log(config.out_dir)
-    log(f"device: {machine}; torch {torch.__version__}")
-    announce(data, model, log)
+    announce(data, model, log, machine)
     write_config(log, config, given, machine, argv, canvas=canvas)
     predictor = Predictor(model, config, rows, device, log)
     metrics, attempts = predict_and_score(predictor, data.test, checkpoint["step"])

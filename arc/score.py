@@ -135,17 +135,17 @@ def submission(tasks, attempts):
 def read_submission(path):
     """Returns {task id: [[grid, grid] of each test input]}; None where there is no attempt."""
     raw, where = read_json(path), plain(path)
-    if not isinstance(raw, dict) or not all(isinstance(rows, list) and all(
-            isinstance(row, dict) for row in rows) for rows in raw.values()):
+    try:
+        found = {name: [[row.get(key) for key in ("attempt_1", "attempt_2")] for row in rows]
+                 for name, rows in raw.items()}
+    except (AttributeError, TypeError):
         raise UserError(f"{where}: expected {{task id: [{{'attempt_1': grid, 'attempt_2': grid}} "
-                        "of each test input]}")
-    found = {}
-    for name, rows in raw.items():
-        found[name] = [[] for _ in rows]
-        for i, row in enumerate(rows):
-            for key in ("attempt_1", "attempt_2"):
-                place = f"{where}, task {plain(name)}, test input {i}, {key}"
-                found[name][i].append(check_grid(row[key], place) if row.get(key) else None)
+                        "of each test input]}") from None
+    for name, rows in found.items():
+        for i, grids in enumerate(rows):
+            place = f"{where}, task {plain(name)}, test input {i}, attempt_"
+            rows[i] = [check_grid(grid, f"{place}{k}") if grid else None
+                       for k, grid in enumerate(grids, 1)]
     return found
 
 

@@ -185,16 +185,6 @@ def check_together(c):
 # ------------------------------------------------------------------------------------------------
 # The loader
 
-RENAMED = {
-    "draft_tokens": "predict_tokens",
-    "focus": "oversample",
-    "fold": "holdout",
-    "frame": "canvas",
-    "rate_views": "rerank_views",
-    "short": "downweight_above",
-}
-
-
 def read_value(key, value, kind, where):
     """Returns a value as the type of its knob; text is read as a literal unless kind is str."""
     if isinstance(value, str) and kind is not str:
@@ -247,10 +237,7 @@ def unknown_knob(key, where, kinds):
     near = difflib.get_close_matches(key, kinds, 1, 0.6)
     near += [name for name in kinds if "".join(word[0] for word in name.split("_")) == key]
     cure = "; config/__init__.py lists them, and --help prints them"
-    if key in RENAMED:
-        near = [RENAMED[key]]
-        cure = f"; it was renamed: did you mean {near[0]} ({kinds[near[0]].__name__})?"
-    elif key.startswith("no_") and key[3:] in kinds:
+    if key.startswith("no_") and key[3:] in kinds:
         cure = f"; write --{key[3:]}=False"
     elif near:
         cure = f"; did you mean {near[0]} ({kinds[near[0]].__name__})?"

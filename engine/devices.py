@@ -87,8 +87,7 @@ def describe_step(config, device):
 
 def is_out_of_memory(error):
     text = str(error)
-    kinds = torch.OutOfMemoryError, MemoryError
-    return (isinstance(error, kinds) or "out of memory" in text
+    return (isinstance(error, torch.OutOfMemoryError) or "out of memory" in text
             or "can't allocate memory" in text)
 
 

@@ -171,7 +171,7 @@ class Optimizer:
             for part, state in zip(self.parts, found["optimizer"], strict=True):
                 check_state(part, state, found["step"] > 0)
                 part.load_state_dict(state)
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        except Exception as error:
             raise UserError(f"{path}: no state of the optimizer {found['config']['optimizer']!r} "
                             f"({error}); start anew from its weights: --init_from={path} and "
                             "another --out_dir") from None
@@ -183,14 +183,15 @@ def check_state(part, state, begun):
 
     begun: whether a step was taken, so that there must be a state.
     """
-    if not (isinstance(state, dict) and all(isinstance(g, dict) for g in state["param_groups"])):
-        raise ValueError("no groups of parameters")
     fresh = part.state_dict()["param_groups"]
     for group, expected, own in zip(state["param_groups"], fresh, part.param_groups, strict=True):
-        for key in expected:
-            kinds = {type(group[key]), type(expected[key])}
-            if len(kinds - {int, float}) > 1 or group["params"] != expected["params"]:
-                raise ValueError(f"{key} of a group")
+        if group["params"] != expected["params"]:
+            raise ValueError("other groups of parameters")
+        for key, value in expected.items():
+            # a number may be whole by chance
+            kind = (int, float) if type(value) in (int, float) else type(value)
+            if not isinstance(group[key], kind):
+                raise ValueError(f"{key} of a group is {group[key]!r}")
         found = defaultdict(int)               # numbers under each key, over the group
         for number, p in zip(expected["params"], own["params"]):
             for key, value in state["state"].get(number, {}).items():

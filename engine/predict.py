@@ -35,12 +35,10 @@ def make_queries(tasks, views, config):
         for attempt in range(8 * views):
             symmetry = attempt % SYMMETRIES if config.symmetries else 0
             colors = random_colors(rng, fixed) if config.colors and attempt else IDENTITY
-            demos = range(len(task.train))
-            if len(demos) > config.demos:
-                drawn = np.arange(config.demos)
-                if attempt and config.demos:
-                    drawn = np.sort(rng.permutation(demos)[:config.demos])
-                demos = drawn.tolist()
+            demos = np.arange(len(task.train))
+            if attempt and 0 < config.demos < len(demos):
+                demos = rng.permutation(demos)
+            demos = sorted(demos[:config.demos].tolist())
             pairs = view_pairs([task.train[k] for k in demos], symmetry, colors)
             shown = [grid_key(grid) for pair in pairs for grid in pair]
             for found, (grid, _) in zip(distinct, task.test):

@@ -5,7 +5,6 @@ import importlib.metadata
 import json
 import math
 import os
-import pickle
 import platform
 import re
 import shlex
@@ -27,9 +26,9 @@ import torch
 from arc.leaks import task_key
 from arc.files import append_line, whole_file, write_error, write_json, write_text
 from arc.views import SYMMETRIES
-from config import Config, UserError
+from config import Config, UserError, load_config
 from engine import ranks
-from engine.devices import is_out_of_memory
+from engine.devices import describe_step, is_out_of_memory, pick_device
 from engine.optim import averaged, learning_rate
 from model import GPT, ModelConfig
 
@@ -119,8 +118,18 @@ class Log:
                 self(f"{key}: {value}")
 
 
-def announce(data, model, log):
-    """Logs what is trained on and judged on, and the size of the network."""
+def set_up(argv):
+    """Returns (Config, knobs as given, torch device, what is to be said of it)."""
+    config, given = load_config(sys.argv[1:] if argv is None else argv)
+    device, why = pick_device(config)
+    torch.manual_seed(config.seed)
+    torch.set_float32_matmul_precision("high")    # TF32 where float32 meets an NVIDIA GPU
+    return config, given, device, f"{device.type} ({why}{describe_step(config, device)})"
+
+
+def announce(data, model, log, machine):
+    """Logs the device, what is trained on and judged on, and the size of the network."""
+    log(f"device: {machine}; torch {torch.__version__}")
     for line in data.lines:
         log(line)
     network, tables = model.count_parameters()
@@ -236,9 +245,6 @@ def solving_folder(config, trained):
 # Checkpoints: one dict of tensors, numbers, strings and plain containers
 
 KIND = "nanoarc checkpoint 3"
-# what torch.load raises on a file that was cut short
-UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError,
-              zipfile.BadZipFile)
 
 
 def load_checkpoint(path, network="GPT", cure="train first, or name one with --init_from="):
@@ -252,7 +258,7 @@ def load_checkpoint(path, network="GPT", cure="train first, or name one with --i
         with zipfile.ZipFile(path) as file:    # torch does not look at its checksums
             damaged = file.testzip()
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
+    except Exception as error:                 # whatever torch makes of a file cut short
         raise UserError(f"{path}: not a readable checkpoint, perhaps cut short "
                         f"({type(error).__name__})") from None
     if damaged:
@@ -268,7 +274,7 @@ def load_checkpoint(path, network="GPT", cure="train first, or name one with --i
                         "(train.py writes GPT, refine.py Refiner)")
     try:
         check_content(found)
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:
         raise UserError(f"{path}: damaged or edited ({error}); take another checkpoint of the run, "
                         "or a copy") from None
     for name, weights in found["model"].items():
@@ -300,17 +306,17 @@ def check_content(found):
     n_tasks = found["model_config"]["n_tasks"]
     if n_tasks != (len(found["task_ids"]) + 1 if found["task_ids"] else 0):
         raise ValueError(f"{len(found['task_ids'])} tasks for a table of {n_tasks} rows")
-    for name, key in found["task_ids"]:
-        hash((name, key))
+    {(name, key) for name, key in found["task_ids"]}    # pairs that can be looked up
     with torch.device("meta"):
         expected = GPT(ModelConfig(**found["model_config"])).state_dict()
     for part in ("model", "training"):
-        weights = found[part] if part in found else expected
-        if weights.keys() != expected.keys():
-            raise ValueError(f"{part}: {min(weights.keys() ^ expected.keys())} is lacking, or more")
-        for name, tensor in weights.items():
-            if tensor.shape != expected[name].shape or tensor.dtype != expected[name].dtype:
-                raise ValueError(f"{part}: {name} is {tuple(tensor.shape)} of {tensor.dtype}")
+        wrong = sizes(found.get(part, expected)) ^ sizes(expected)
+        if wrong:
+            raise ValueError(f"{part}: {min(name for name, *_ in wrong)} is another, or lacking")
+
+
+def sizes(weights):
+    return {(name, tensor.shape, tensor.dtype) for name, tensor in weights.items()}
 
 
 def model_config(config, canvas, n_tasks):
@@ -323,29 +329,26 @@ def model_config(config, canvas, n_tasks):
 
 def check_same_network(found, wanted, path):
     """UserError naming every knob in which a checkpoint's network differs from the wanted one."""
-    knobs = {"n_pairs": "demos + 1", "n_tasks": "tasks trained on", "n_views": "view_embed * 8"}
-    differences = []
-    for field in dataclasses.fields(ModelConfig):
-        there = found["model_config"].get(field.name, field.default)
-        here = getattr(wanted, field.name)
-        if there != here and field.name != "dropout":
-            name = knobs.get(field.name, field.name)
-            differences.append(f"{name} is {there!r} there and {here!r} here")
+    differences = differing(found["model_config"], wanted, ["dropout"])
     if differences:
-        raise UserError(f"{path}: another network: {'; '.join(differences)}")
+        raise UserError(f"{path}: another network: {differences}")
 
 
-def differing_knobs(found, config, may_change):
-    """Returns which knobs differ from a checkpoint's, as text, beside those that may.
+# the knob behind a field of ModelConfig, where it has another name
+KNOBS = {"n_pairs": "demos + 1", "n_tasks": "tasks trained on", "n_views": "view_embed * 8"}
 
-    A knob that is newer than the checkpoint had its default.
+
+def differing(was, config, may_change):
+    """Returns which fields of a config differ from a checkpoint's dict, but for may_change.
+
+    A field that is newer than the checkpoint had its default.
     """
     differences = []
-    for field in dataclasses.fields(Config):
-        was = found["config"].get(field.name, field.default)
-        now = getattr(config, field.name)
-        if was != now and field.name not in may_change:
-            differences.append(f"{field.name} was {was!r} and is {now!r}")
+    for field in dataclasses.fields(config):
+        there, here = was.get(field.name, field.default), getattr(config, field.name)
+        if there != here and field.name not in may_change:
+            name = KNOBS.get(field.name, field.name)
+            differences.append(f"{name} was {there!r} and is {here!r}")
     return "; ".join(differences)
 
 
@@ -416,9 +419,8 @@ def check_known(config, tasks, rows):
 CALL = ("out_dir", "overwrite", "resume", "init_from", "eval_only", "tasks", "device", "dtype",
         "compile", "workers", "tensorboard")
 # knobs that do not change what is trained
-MAY_CHANGE = ("out_dir", "overwrite", "resume", "init_from", "device", "compile", "workers",
-              "log_every", "keep_every", "views", "rerank_views", "predict_tokens", "micro_tokens",
-              "tensorboard")
+MAY_CHANGE = {*CALL, "log_every", "keep_every", "views", "rerank_views", "predict_tokens",
+              "micro_tokens"} - {"dtype"}
 
 
 def rank_of(metrics):
@@ -437,8 +439,8 @@ class Run:
         self.first_step = self.step = 0        # first_step: of refine.py, the base network's
         self.seconds = 0.0
         self.best = None                       # (exact, -loss) on val
+        self.judged = None                     # the step at which val was, before a resume
         self.dropped_demos = 0                 # demonstrations that did not fit, so far
-        self.judged = set()                    # steps that were judged on val before a resume
         self.extra = {}                        # what else a checkpoint holds, for refine.py
         self.agree = ranks.Agreement()         # on the number of a signal, where ranks are several
         self.versions = versions()             # of the start: files may be edited during a run
@@ -470,7 +472,7 @@ class Run:
         if "training" not in found:
             raise UserError(f"{path}: holds weights only, nothing to resume from; "
                             f"--init_from={path} starts from them")
-        differences = differing_knobs(found, self.config, MAY_CHANGE)
+        differences = differing(found["config"], self.config, MAY_CHANGE)
         if differences:
             raise UserError(f"--resume goes on with the same run, but {differences}. To start a "
                             f"new one from these weights: --init_from={path} and another --out_dir")
@@ -487,13 +489,10 @@ class Run:
         self.step, self.seconds = found["step"], found["seconds"]
         self.dropped_demos = found["dropped_demos"]
         # a checkpoint is written before its step is judged, so the records know more
-        judged = [record for record in self.log.records()
-                  if record["kind"] == "val" and record["step"] <= self.step]
-        self.judged = {record["step"] for record in judged}
-        best = [rank_of(record) for record in judged]
-        if found["best"]:
-            best.append(tuple(found["best"]))
-        self.best = max(best, default=None)
+        judged = {record["step"]: rank_of(record) for record in self.log.records()
+                  if record["kind"] == "val" and record["step"] <= self.step}
+        self.judged = max(judged, default=None)
+        self.best = max([*judged.values(), found["best"] or ()]) or None
 
     def begin(self):
         """Removes the records that a resumed run will make again; training mode."""
@@ -503,10 +502,6 @@ class Run:
     def due(self, every):
         """Returns whether something is to be done at this step, every so many steps."""
         return every > 0 and self.step > self.first_step and self.step % every == 0
-
-    def is_judged(self):
-        """Returns whether val was judged at this step already, before a resume."""
-        return self.step in self.judged
 
     def record_validation(self, metrics):
         """Records the metrics of val, and saves best.pt where they are the best so far."""
