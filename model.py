@@ -206,7 +206,8 @@ class GPT(nn.Module):
         # which pair, input or output: the same for every encoding, so that positions alone differ
         self.segment = nn.Embedding(2 * config.n_pairs, C)
         # where it stands: row, column and index, as the encoding has them
-        self.encoding = build(config)
+        with torch.device("cpu"):              # its numbers may be looked at as it is built
+            self.encoding = build(config)
         # which rule, and which symmetry: vectors learned for each task and each view
         self.task = nn.Embedding(config.n_tasks, C) if config.n_tasks else None
         self.view = nn.Embedding(config.n_views, C) if config.n_views else None

@@ -70,6 +70,7 @@ def main(argv=None):
     # ---- model, optimizer, resume
     run = go_on(base, found, config, device, log, fingerprint(data))
     take_folder(config.out_dir, stale)         # set-up succeeded
+    run.stale = stale
     announce(data, run.model, log, machine)
     log(f"base network: {base['path']}, step {base['step']}; to step {end} of "
         f"{config.batch_tokens} tokens, {config.optimizer}, learning rate {config.learning_rate}, "
@@ -188,6 +189,9 @@ def training_tasks(config, data, path):
             raise UserError(f"{path}: task {task.id} has a query that this network trained on, or "
                             "that val or test holds; its draft would leak the answer. Draft other "
                             "tasks: --refine_train=; or train it with --holdout")
+    if not usable:
+        raise UserError(f"{path}: nothing to draft for: no task of refine_train has demonstrations "
+                        "and a known answer")
     return usable[:config.refine_tasks]
 
 

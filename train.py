@@ -15,7 +15,7 @@ import math
 import time
 from pathlib import Path
 
-from config import UserError      # before torch: it says how torch takes memory
+from config import UserError                   # before torch: it says how torch takes memory
 import torch
 import torch.nn.functional as F
 
@@ -60,6 +60,7 @@ def main(argv=None):
     # ---- model and optimizer
     sizes = model_config(config, canvas, len(task_ids) + 1 if task_ids else 0)
     check_memory(sizes, device)
+    torch.manual_seed(config.seed)             # decides the weights at the start
     model = GPT(sizes).to(device)
     optimizer = Optimizer(model, config)
     run = Run(config, model, optimizer, task_ids, log, fingerprint(data))
@@ -74,11 +75,13 @@ def main(argv=None):
     stream = training_stream(config, data, rows, device)       # step i follows from (seed, i)
     predictor = Predictor(model, config, rows, device, log)    # teacher forcing, decoding
     take_folder(config.out_dir, stale)         # set-up succeeded: only now files change
+    run.stale = stale
     announce(data, model, log, machine)
     log(f"steps: {config.max_steps} of {config.batch_tokens} tokens, {config.optimizer}, learning "
         f"rate {config.learning_rate}, seed {config.seed}; results in {config.out_dir}/"
         + (f"; resumed at step {run.step}" if run.step else ""))
-    write_config(log, config, given, machine, argv, canvas=canvas, dropped=data.dropped)
+    write_config(log, config, given, machine, argv, canvas=canvas, dropped=data.dropped,
+                 data=run.data)
     known = known_queries(data.val, config)    # val's test inputs whose answers are known
     fit(run, stream, (lambda: validate(predictor, known, run.step)) if known else None)
     metrics = dict(train_minutes=run.seconds / 60, val_exact=run.best[0] if run.best else None)
@@ -138,7 +141,7 @@ def fit(run, stream, validate=None):
                 step = next(steps)
             except (RuntimeError, ConnectionError, EOFError) as error:    # a worker died
                 if not interrupted():          # not of Ctrl-C as it started
-                    run.without_worker(error)
+                    run.worker_died(error, losses.tolist(), float(grad_norm))
                 continue
             # again with half as many tokens at once, where memory runs out
             losses, micro_tokens = run.with_less_memory(

@@ -14,9 +14,9 @@ def write_error(path, error):
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free / 2**20
-    reason = "no space left" if free < 1 else getattr(error, "strerror", None) or error
-    return UserError(f"{path}: cannot be written ({reason}; {free:.1f} MiB are free on its disk). "
-                     "Make room, or name another --out_dir=; what was saved before is kept")
+    return UserError(f"{path}: cannot be written ({error.strerror or error}; {free:.1f} MiB are "
+                     "free on its disk). Make room, or name another --out_dir=; what was saved "
+                     "before is kept")
 
 
 @contextlib.contextmanager
@@ -34,7 +34,11 @@ def whole_file(path):
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except (OSError, RuntimeError) as error:   # torch.save raises the second on a full disk
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError):    # torch.save makes one of a full disk
+            error = error.__context__
+        if not isinstance(error, OSError):
+            raise
         raise write_error(path, error) from None
     finally:
         with contextlib.suppress(OSError):

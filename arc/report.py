@@ -135,6 +135,7 @@ def facts(config, metrics, saved, call, records):
         "training": minutes(records[-1]["seconds"]) if records else "",
         "predictions, votes": minutes(metrics["seconds"]) if "seconds" in metrics else "",
         "device": call.get("machine"),
+        "hash of the tasks": saved.get("data", "")[:12],
         "commit": versions.get("commit"),
         "python, torch": versions and f"{versions['python']}, {versions['torch']}",
         "knobs given": ", ".join(f"{key} = {without_folders(value)}" for key, value in given),

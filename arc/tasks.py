@@ -357,11 +357,14 @@ class Data(NamedTuple):
     lines: list                                # what the log says of all this
 
 
+NO_TASK = Task("", [], [])                     # between two lists of tasks
+
+
 def fingerprint(data):
     """Returns a hash of all tasks that a run trains on and is judged on, in their order."""
     parts = []
-    for task in data.train + data.val + data.test:
-        parts.append(task.id.encode("utf-8", "replace"))
+    for task in [*data.train, NO_TASK, *data.val, NO_TASK, *data.test]:
+        parts.append(f"{task.id} {len(task.train)}".encode("utf-8", "replace"))
         parts += [pair_key(*pair) for pair in task.train + task.test]
     return hashlib.sha256(b"|".join(parts)).hexdigest()
 

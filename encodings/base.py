@@ -53,7 +53,7 @@ class Encoding(nn.Module):
     @torch.no_grad()
     def scale_to_one(self):
         """Gives what is added a root mean square of 1 over the canvas. GPT.init calls it last."""
-        if self.scale.is_meta:                 # shapes alone: nothing to measure
+        if torch.get_default_device().type == "meta":      # shapes alone: nothing to measure
             return
         generator = torch.Generator().manual_seed(0)       # the network's own numbers stay
         coords = torch.randint(2**31, (4096, 4), generator=generator) % torch.tensor(self.limits)

@@ -201,7 +201,7 @@ def check_state(part, state, begun):
                 found[key] += value.numel() if value.ndim else 0
         numbers = sum(p.numel() for p in own["params"])
         if {*found.values()} - {0} != ({numbers} if begun else set()):
-            raise ValueError("the state lacks parameters")
+            raise ValueError("it lacks parameters; one that gets no gradient should be frozen")
 
 
 @contextlib.contextmanager

@@ -314,9 +314,9 @@ class Predictor:
         A few views are decoded first, and what they vote for is proposed to the others.
         """
         shown = self.config.demos
-        more = sum(len(task.train) > shown for task in tasks)
-        if shown and more:
-            self.log(f"  {more} of {len(tasks)} tasks have more than demos = {shown} "
+        longer = sum(len(task.train) > shown for task in tasks)
+        if shown and longer:
+            self.log(f"  {longer} of {len(tasks)} tasks have more than demos = {shown} "
                      f"demonstrations: a view shows {shown} of them, others than the next view")
         queries = make_queries(tasks, views, self.config)
         early = [query for query in queries if query.view < 1 + views // 16]

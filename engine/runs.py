@@ -86,8 +86,10 @@ class Log:
             try:
                 record = json.loads(line)
                 step = int(record.get("step", 0))
+                if record["kind"] == "val":
+                    rank_of(record)
                 found.append({**record, "kind": record["kind"], "step": step})
-            except (ValueError, TypeError, KeyError, AttributeError):
+            except Exception:
                 damaged += 1
         return found, damaged
 
@@ -122,7 +124,6 @@ def set_up(argv):
     """Returns (Config, knobs as given, torch device, what is to be said of it)."""
     config, given = load_config(sys.argv[1:] if argv is None else argv)
     device, why = pick_device(config)
-    torch.manual_seed(config.seed)
     torch.set_float32_matmul_precision("high")    # TF32 where float32 meets an NVIDIA GPU
     return config, given, device, f"{device.type} ({why}{describe_step(config, device)})"
 
@@ -155,12 +156,11 @@ def check_folder(config):
         raise UserError(f"out_dir {folder} already holds a run: go on with --resume, replace it "
                         "with --overwrite, or name another with --out_dir=")
     texts = [folder / name for name in ("log.txt", "metrics.jsonl", "report.html")]
-    # what the run starts from stays until its own first checkpoint takes the place
-    start = Path(config.init_from or "nothing").resolve()
-    return [path for path in stale + texts if path.is_file() and path.resolve() != start]
+    return [path for path in stale + texts if path.is_file()]
 
 
-LOCKS = []                                     # open files: a lock ends with its process
+# open files: a lock ends with its process, and with its file. lockf, as workers do not inherit it
+LOCKS = []
 
 
 def take_folder(folder, stale=()):
@@ -188,7 +188,8 @@ def take_folder(folder, stale=()):
     file.flush()
     LOCKS.append(file)
     for old in stale:
-        old.unlink(missing_ok=True)
+        if old.suffix != ".pt":                # checkpoints go when the run has one: see Run.save
+            old.unlink(missing_ok=True)
 
 
 def versions():
@@ -233,11 +234,12 @@ def solving_folder(config, trained):
     names = [Path(part).resolve().name for part in config.test.split("+")]
     name = re.sub(r"\W+", "_", "+".join(names).replace(".json", "")).strip("_") or "tasks"
     folder = f"{config.out_dir}/{'tasks_' * (name == 'refine')}{name}"
+    earlier = config.test
     with contextlib.suppress(OSError, ValueError, KeyError):
         earlier = json.loads(Path(folder, "config.json").read_bytes())["tasks"]
-        if earlier != config.test:
-            raise UserError(f"{folder} holds the answers to {earlier}; name another --out_dir= for "
-                            f"{config.test}")
+    if earlier != config.test:
+        raise UserError(f"{folder} holds the answers to {earlier}; name another --out_dir= for "
+                        f"{config.test}")
     return dataclasses.replace(config, out_dir=folder, tasks=config.test)
 
 
@@ -441,6 +443,7 @@ class Run:
         self.best = None                       # (exact, -loss) on val
         self.judged = None                     # the step at which val was, before a resume
         self.dropped_demos = 0                 # demonstrations that did not fit, so far
+        self.stale = []                        # files that the first checkpoint replaces
         self.extra = {}                        # what else a checkpoint holds, for refine.py
         self.agree = ranks.Agreement()         # on the number of a signal, where ranks are several
         self.versions = versions()             # of the start: files may be edited during a run
@@ -465,6 +468,10 @@ class Run:
             state["model"] = self.model.state_dict()
             with whole_file(Path(self.config.out_dir) / name) as file:
                 torch.save(state, file)
+        while self.stale:                      # of an older run, which this one replaces
+            old = self.stale.pop()
+            if old.name != name and old.suffix == ".pt":
+                old.unlink(missing_ok=True)
 
     def resume(self, found, path):
         """Restores weights, optimizer, step, best score and times; samples follow from the step."""
@@ -522,10 +529,11 @@ class Run:
             raise UserError(f"step {self.step}: loss {loss}, gradient norm {grad_norm}. Stopped; "
                             f"{kept}. Try a lower --learning_rate, or --dtype=float32")
 
-    def without_worker(self, error):
+    def worker_died(self, error, losses, grad_norm):
         """Saves, and raises what to say where a process that prepares batches died."""
         if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise error
+        self.check_finite(losses, grad_norm)
         self.save("ckpt.pt")
         raise UserError(f"step {self.step}: a process that prepares batches died; saved. Go on "
                         "with --resume, and perhaps --workers=0") from None
@@ -598,12 +606,14 @@ def interruptible():
     names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     previous = {}
     for name in names:                         # only the main thread may; SIGHUP not on Windows
-        previous[name] = signal.signal(getattr(signal, name), handle)
+        number = getattr(signal, name)
+        if signal.getsignal(number) != signal.SIG_IGN:     # nohup: that signal is not to stop it
+            previous[number] = signal.signal(number, handle)
     try:
         yield lambda: came[0] if came else 0
     finally:
-        for name, handler in previous.items():
-            signal.signal(getattr(signal, name), handler)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def command_line(main, verb):

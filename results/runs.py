@@ -11,11 +11,16 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))
 
-from config import RENAMED, UserError          # noqa: E402
+from config import UserError          # noqa: E402
 
 # Names in stored records, which keep those that they were written with: knobs, then metrics.
 OLD_NAMES = {
-    **RENAMED,
+    "draft_tokens": "predict_tokens",
+    "focus": "oversample",
+    "fold": "holdout",
+    "frame": "canvas",
+    "rate_views": "rerank_views",
+    "short": "downweight_above",
     "draft_cells": "prediction_cells",
     "failed_drafts": "failed_predictions",
     "focus4": "oversample4",

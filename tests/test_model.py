@@ -577,7 +577,7 @@ def test_another_network_is_named_knob_by_knob():
     found = {"model_config": vars(tiny_config())}
     with pytest.raises(UserError, match="another network") as error:
         check_same_network(found, tiny_config(n_embd=64, encoding="rope"), "a.pt")
-    assert "n_embd is 32 there and 64 here" in str(error.value)
-    assert "encoding is 'quadtree' there and 'rope' here" in str(error.value)
+    assert "n_embd was 32 and is 64" in str(error.value)
+    assert "encoding was 'quadtree' and is 'rope'" in str(error.value)
     # dropout is no part of the network
     check_same_network(found, tiny_config(dropout=0.5), "a.pt")

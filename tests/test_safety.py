@@ -3,22 +3,27 @@ import copy
 import json
 import os
 import random
+import re
+import signal
 import subprocess
 import sys
 import time
 
 import pytest
 import torch
-from conftest import ROOT, TINY, checkpoint, flags, records
+from conftest import ROOT, TINY, checkpoint, flags, flip_tasks, records, tiny_config, write_tasks
 
 import train
 from arc import files
 from arc.files import append_line, whole_file, write_text
 from arc.task import Task
-from config import Config, UserError
+from arc.tasks import Data, fingerprint
+from config import Config, UserError, load_config
 from engine import runs
 from engine.predict import make_queries
 from engine.runs import Log
+from positions import index
+from positions.base import Encoding
 
 
 # ------------------------------------------------------------------------------------------------
@@ -474,3 +479,122 @@ def test_a_value_too_deep_to_read_is_refused():
     with pytest.raises(UserError, match="canvas = .* takes int"):
         train.main(["--canvas=" + "(" * 5000])
     assert len(runs.describe_error(UserError("x" * 5000))) < 2000
+
+
+# ------------------------------------------------------------------------------------------------
+# What two readers found
+
+
+def test_the_old_run_stays_until_the_new_one_has_a_checkpoint(run, tmp_path):
+    run(max_steps=4, eval_every=2, keep_every=2)
+    with pytest.raises(UserError, match="is the last good checkpoint"):
+        run(max_steps=40, eval_every=40, overwrite=True, learning_rate=1e30, log_every=5)
+    names = {path.name for path in (tmp_path / "run").glob("*.pt")}
+    assert names == {"ckpt.pt", "best.pt", "step_000002.pt", "step_000004.pt"}
+    run(overwrite=True, val="")
+    assert [path.name for path in (tmp_path / "run").glob("*.pt")] == ["ckpt.pt"]
+
+
+def test_a_hangup_that_is_ignored_stops_nothing(tmp_path):
+    """nohup: the terminal may close."""
+    process = start(tmp_path / "run", preexec_fn=lambda: signal.signal(1, signal.SIG_IGN))
+    wait_for(tmp_path / "run" / "ckpt.pt", process)
+    process.send_signal(1)
+    time.sleep(1)
+    assert process.poll() is None
+    process.send_signal(15)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 143 and "interrupted at step" in out
+
+
+def test_a_worker_that_dies_after_the_loss_did_saves_nothing(run, tmp_path, monkeypatch):
+    run(max_steps=2)
+    good = (tmp_path / "run" / "ckpt.pt").read_bytes()
+    found = runs.Run.__new__(runs.Run)
+    found.config, found.step = Config(out_dir=str(tmp_path / "run")), 9
+    with pytest.raises(UserError, match="step 9: loss nan.*last good checkpoint"):
+        found.worker_died(RuntimeError("DataLoader worker (pid 1) is killed"), [float("nan")], 1.0)
+    assert (tmp_path / "run" / "ckpt.pt").read_bytes() == good
+
+
+def test_a_fault_that_is_no_full_disk_is_not_called_one(tmp_path):
+    with pytest.raises(RuntimeError, match="device-side assert"), whole_file(tmp_path / "a.pt"):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_hash_of_the_tasks_knows_what_each_is_for():
+    a, b = flip_tasks(2)
+    moved = a._replace(train=a.train[:-1], test=[a.train[-1], *a.test])
+
+    def data(train, val, test):
+        return Data(train, val, test, False, [], frozenset(), frozenset(), [], [])
+    hashes = {fingerprint(data(*lists)) for lists in (
+        ([a], [b], []), ([a], [], [b]), ([], [a], [b]), ([moved], [b], []))}
+    assert len(hashes) == 4
+
+
+def test_solving_never_replaces_other_answers(run, tmp_path):
+    run()
+    places = {}
+    for folder, seed in (("one", 1), ("two", 2)):
+        (tmp_path / folder).mkdir()
+        places[folder] = write_tasks(tmp_path / folder / "tasks.json", flip_tasks(1, seed=seed))
+    before = contents(tmp_path / "run")
+    run(eval_only=True, test=places["one"])    # as --tasks=
+    answers = (tmp_path / "run" / "tasks" / "submission.json").read_bytes()
+    with pytest.raises(UserError, match="tasks holds the answers to .*one.*--out_dir="):
+        run(eval_only=True, tasks=places["two"])
+    assert (tmp_path / "run" / "tasks" / "submission.json").read_bytes() == answers
+    both = f"{places['one']}+{places['two']}#1"
+    refine = write_tasks(tmp_path / "refine.json", flip_tasks(1))
+    for source, name in ((both, "tasks_tasks_1"), (refine, "tasks_refine"),
+                         (tmp_path / "one" / "..", re.sub(r"\W", "_", tmp_path.name))):
+        if name.startswith("tasks"):
+            run(eval_only=True, tasks=source)
+        config = runs.solving_folder(Config(eval_only=True, tasks=str(source), out_dir="o"),
+                                     dict(test="oned"))
+        assert config.out_dir == f"o/{name}"
+    assert contents(tmp_path / "run") == before
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize("given, message", [
+    ("-learning_rate=1", "two dashes"), ("--no_compile", "write --compile=False"),
+    ("--compile=0", "takes True or False"), ("config/smok.py", "did you mean config/smoke.py"),
+    ("--train=oned+oned#3", "how many"),
+])
+def test_a_slip_on_the_command_line_gets_its_cure(given, message):
+    with pytest.raises(UserError, match=message):
+        train.main([given, "--val="])
+
+
+def test_what_is_meant_is_taken():
+    config, _ = load_config(["--compile=false", "--max_steps=1e3", "--out_dir=~/x"])
+    assert (config.compile, config.max_steps) == (False, 1000)
+    assert config.out_dir == os.path.expanduser("~/x")
+
+
+def test_an_encoding_says_what_it_lacks(monkeypatch):
+    class NoDim(Encoding):
+        def features(self, coords):
+            return coords[..., 2:].float()
+
+    class Whole(NoDim):
+        def setup(self, config):
+            self.dim = 2
+
+        def features(self, coords):
+            return coords[..., 2:]
+
+    class Short(Whole):
+        def features(self, coords):
+            return coords[..., 2:3].float()
+    for kind, message in ((NoDim, "how many features.*self.dim"), (Whole, "dim = 2.*int64"),
+                          (Short, r"dim = 2.* of \(4096, 1\)")):
+        monkeypatch.setattr(index, "find", lambda name, kind=kind: kind)
+        with pytest.raises(UserError, match=f"encoding {kind.__name__}: .*{message}"):
+            train.GPT(tiny_config(encoding="mine"))

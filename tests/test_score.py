@@ -218,13 +218,13 @@ def test_what_a_run_submits_scores_as_the_run_did(again):
     for name in ("pass1", "pass2", "tasks"):
         assert metrics[name] == expected[name]
     assert 0 < metrics["pass1"] < metrics["pass2"] < 1
-    assert lines[-2:] == ["without an attempt: 1 of 6 queries", "not asked for: 0 ids "]
+    assert lines[-2:] == ["without an attempt: 1 of 6 queries", "not asked for: 0 ids"]
 
 
 def test_where_no_answer_is_known_only_the_form_is_checked(again):
     metrics, lines = again({}, [make_task("a", "1 > 1", "2; 3")])
     assert lines == ["scored: 0 of 1 tasks, those whose answers are known",
-                     "without an attempt: 2 of 2 queries", "not asked for: 0 ids "]
+                     "without an attempt: 2 of 2 queries", "not asked for: 0 ids"]
     assert metrics["tasks"] == 0
 
 

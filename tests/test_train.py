@@ -759,7 +759,7 @@ def test_a_checkpoint_and_a_task_file_are_enough_to_solve_it(run, tmp_path, monk
     train.main(flags(**given))
     assert list(submission_of(tmp_path / "out" / "mine")) == ["b"]
     assert "predictions: 6 in" in log_of(tmp_path / "out" / "mine")
-    with pytest.raises(UserError, match="another network: encoding is 'rope' there"):
+    with pytest.raises(UserError, match="another network: encoding was 'rope'"):
         train.main(flags(**given, encoding="quadtree"))
 
 
