@@ -31,7 +31,7 @@ from config import UserError, load_config, split_names
 import torch
 
 from engine.optim import OPTIMIZERS
-from engine.runs import clock, differing_knobs, model_config, versions
+from engine.runs import clock, differing, model_config, versions
 from positions.index import ENCODINGS, build
 
 CONFIG = "config/quadtree.py"
@@ -126,7 +126,7 @@ def look_into(folder, config):
         return None, "--overwrite"
     found["canvas"] = found["given"].get("canvas", 0)    # the file holds the side that was chosen
     of_call = "out_dir", "overwrite", "resume"
-    differences = differing_knobs(dict(config=found), config, of_call)
+    differences = differing(found, config, of_call)
     if differences:
         raise UserError(f"{folder} holds another run: {differences}. Name another folder with "
                         "--out=, or replace it with --overwrite")

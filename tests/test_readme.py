@@ -534,7 +534,7 @@ def test_the_output_of_the_first_command_is_what_was_recorded():
     data, lines = load_data(config), []
     assert f"\n{data.lines[0]}\n" in shown
     canvas = train.choose_canvas(config, data, None)
-    train.announce(data, train.GPT(train.model_config(config, canvas, 0)), lines.append)
+    train.announce(data, train.GPT(train.model_config(config, canvas, 0)), lines.append, "")
     assert f"\n{lines[-1]}\n" in shown and lines[-1].startswith("model: ")
     assert f"loss {first['loss']:.4f}  lr {first['lr']:.2e}" in shown
     assert f"norm {first['norm']:5.2f}  {first['ms']:6.1f} ms" in shown

@@ -546,9 +546,9 @@ def test_solving_never_replaces_other_answers(run, tmp_path):
     with pytest.raises(UserError, match="tasks holds the answers to .*one.*--out_dir="):
         run(eval_only=True, tasks=places["two"])
     assert (tmp_path / "run" / "tasks" / "submission.json").read_bytes() == answers
-    both = f"{places['one']}+{places['two']}#1"
+    first = f"{places['one']}#1"
     refine = write_tasks(tmp_path / "refine.json", flip_tasks(1))
-    for source, name in ((both, "tasks_tasks_1"), (refine, "tasks_refine"),
+    for source, name in ((first, "tasks_1"), (refine, "tasks_refine"),
                          (tmp_path / "one" / "..", re.sub(r"\W", "_", tmp_path.name))):
         if name.startswith("tasks"):
             run(eval_only=True, tasks=source)
