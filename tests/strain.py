@@ -1035,7 +1035,7 @@ def wrong_values(field, rng):
     if field.type is bool:
         values += ["1", "0", "true", "yes", "2", "1.0"]
     if field.type is int:
-        values += ["1.5", "True", "1e3", "1.0"]
+        values += ["1.5", "True", "1.5e0", "0x1.8"]
     if field.type is float:
         values += ["True", "1e999", "-1e999", "1+1j"]
     if low is not None:
