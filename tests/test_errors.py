@@ -2,12 +2,11 @@
 import json
 import subprocess
 import sys
-from dataclasses import fields
 
 import pytest
 import torch
 
-from config import Config, UserError
+from config import UserError
 from conftest import ROOT, TINY, checkpoint, flags, flip_tasks, make_task, raw, write_tasks
 
 GOOD = raw(make_task("t", "12 > 21", "34 > 43"))
