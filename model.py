@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from arc.tokens import END, KEEP, ROW, START, STEP, VOCAB, advance
 from positions.base import Encoding
@@ -38,6 +39,7 @@ class ModelConfig:
     n_pairs: int                               # pairs of a document
     n_tasks: int = 0                           # rows of the task embedding; 0: none
     n_views: int = 0                           # rows of the view embedding; 0: none
+    pretrained: str = ""                       # whose blocks it started from; empty: from scratch
 
 
 class AttentionContext(NamedTuple):
@@ -153,15 +155,17 @@ class Attention(nn.Module):
     def __init__(self, config, layer):
         super().__init__()
         C, self.layer, self.hs = config.n_embd, layer, config.n_embd // config.n_head
-        self.wq = nn.Linear(C, config.n_head * self.hs, bias=False)
-        self.wk = nn.Linear(C, config.n_kv_head * self.hs, bias=False)
-        self.wv = nn.Linear(C, config.n_kv_head * self.hs, bias=False)
+        # rows of the queries', the keys' and the values' matrix: one matmul for all of them
+        self.rows = [n * self.hs for n in (config.n_head, config.n_kv_head, config.n_kv_head)]
+        self.qkv = nn.Linear(C, sum(self.rows), bias=False)
+        # matrices of one size to the optimizer: each orthogonalized by itself
+        self.qkv.weight.matrices = sum(self.rows) // self.rows[-1]
         self.wo = nn.Linear(config.n_head * self.hs, C, bias=False)
         self.wo.into_residual = True           # `GPT.init` starts it smaller
 
     def forward(self, x, context):
         # (T, heads, hs) each
-        q, k, v = (w(x).unflatten(-1, (-1, self.hs)) for w in (self.wq, self.wk, self.wv))
+        q, k, v = (part.unflatten(-1, (-1, self.hs)) for part in self.qkv(x).split(self.rows, -1))
         if context.rotary is not None:
             q = apply_rotary(q, context.rotary)
             k = apply_rotary(k, context.rotary)
@@ -174,13 +178,14 @@ class MLP(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.gate = nn.Linear(config.n_embd, config.n_mlp, bias=False)
-        self.up = nn.Linear(config.n_embd, config.n_mlp, bias=False)
+        self.gate_up = nn.Linear(config.n_embd, 2 * config.n_mlp, bias=False)
+        self.gate_up.weight.matrices = 2       # one matmul, two matrices to the optimizer
         self.down = nn.Linear(config.n_mlp, config.n_embd, bias=False)
         self.down.into_residual = True
 
     def forward(self, x):
-        return self.down(F.silu(self.gate(x)) * self.up(x))             # (T, C)
+        gate, up = self.gate_up(x).chunk(2, -1)                         # (T, n_mlp) each
+        return self.down(F.silu(gate) * up)                             # (T, C)
 
 
 class Block(nn.Module):
@@ -198,6 +203,8 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
+    recompute = False                          # activation checkpointing, see `run_blocks`
+
     def __init__(self, config):
         super().__init__()
         self.config, C = config, config.n_embd
@@ -278,7 +285,10 @@ class GPT(nn.Module):
                                    coords[:, 0], mask)
         x = x.to(dtype)                        # the residual stream in bfloat16, too: fewer bytes
         for block in self.blocks:
-            x = block(x, context)
+            if self.recompute and torch.is_grad_enabled():     # of a block x alone is kept
+                x = checkpoint(block, x, context, use_reentrant=False)
+            else:
+                x = block(x, context)
         return self.norm(x)
 
     def parameter_groups(self):

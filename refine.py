@@ -408,7 +408,8 @@ def predict_and_score(drafter, refiner, tasks, step):
             if key in found:
                 metrics[f"{key}_{name}"] = found[key]
     metrics.update(tasks=scores["tasks"], views=config.views, step=step, source=config.test,
-                   seconds=time.time() - started, times_scored=log.times_scored(config.test))
+                   seconds=time.time() - started, times_scored=log.times_scored(config.test),
+                   pretrained=refiner.model.config.pretrained or None)
     log.record(kind="test", **metrics)
     return metrics, attempts, base_attempts
 

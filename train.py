@@ -28,6 +28,7 @@ from engine import ranks
 from engine.batches import IGNORE, Batch, gather, pack, send, training_stream
 from engine.cuda_graphs import GraphedStep
 from engine.devices import autocast, check_memory, is_compiled
+from engine.llama import check_llama, load_llama
 from engine.optim import Optimizer, averaged, learning_rate
 from engine.predict import Predictor, known_queries
 from engine.runs import (Log, Progress, Run, announce, as_trained, check_folder, check_known,
@@ -70,6 +71,8 @@ def main(argv=None):
         run.resume(checkpoint, source)
     elif checkpoint:
         start_from(model, task_ids, checkpoint, source)
+    elif source:
+        load_llama(model, source)
 
     # ---- fit
     stream = training_stream(config, data, rows, device)       # step i follows from (seed, i)
@@ -153,8 +156,7 @@ def fit(run, stream, validate=None):
             run.dropped_demos += step.dropped_demos
             run.step += 1
     if stop:
-        run.log(f"interrupted at step {run.step}; saved. Go on with --resume")
-        raise SystemExit(128 + stop)
+        run.interrupted(stop)
     if run.dropped_demos:
         run.log(f"{run.dropped_demos} demonstrations did not fit max_len = {config.max_len}")
 
@@ -170,6 +172,7 @@ class ForwardBackward:
     def __init__(self, config, model, stream, device):
         self.config, self.stream, self.device = config, stream, device
         self.compiled = is_compiled(config, device)
+        model.recompute = config.recompute     # activation checkpointing
         # eager: the network and the step as they are
         self.network, self.work = model, self.micro_batch
         if self.compiled:                      # only with flash attention on CUDA
@@ -289,7 +292,8 @@ def predict_and_score(predictor, tasks, step):
     # the loss and exact grids in one view, beside pass@1 and pass@2 of the attempts
     metrics.update(judge_answers(predictor, queries)[0], views=config.views, step=step,
                    seconds=time.time() - started, source=config.test,
-                   times_scored=log.times_scored(config.test))
+                   times_scored=log.times_scored(config.test),
+                   pretrained=predictor.model.config.pretrained or None)
     log.record(kind="test", **metrics)
     if len(metrics["families"]) > 1:
         log_families(metrics["families"], log)
@@ -301,7 +305,10 @@ def predict_and_score(predictor, tasks, step):
 
 
 def open_checkpoint(config, path):
-    """Returns the checkpoint to start or go on from."""
+    """Returns the checkpoint to start or go on from, or None: path is a Hugging Face folder."""
+    if config.init_from and Path(path).is_dir():
+        check_llama(path, config)
+        return None
     if config.resume and not Path(path).exists():
         raise UserError(f"{path} does not exist: nothing was saved there yet. Start again without "
                         "--resume")

@@ -131,6 +131,7 @@ def facts(config, metrics, saved, call, records):
         "training command": "" if call is saved else command_of(saved),
         "test tasks": without_folders(config.test),
         "views": config.views if config.test else "",
+        "pretrained": without_folders(metrics.get("pretrained") or ""),
         "times scored": metrics.get("times_scored"),
         "training": minutes(records[-1]["seconds"]) if records else "",
         "predictions, votes": minutes(metrics["seconds"]) if "seconds" in metrics else "",

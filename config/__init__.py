@@ -40,7 +40,8 @@ class Config:
     out_dir: str = knob("", "what the run leaves; empty: out/<name of the config file>")
     overwrite: bool = knob(False, "start anew in an out_dir that holds a run")
     resume: bool = knob(False, "go on from out_dir/ckpt.pt, exactly")
-    init_from: str = knob("", "a checkpoint whose weights to start from; all else starts anew")
+    init_from: str = knob("", "a checkpoint whose weights to start from; all else starts anew. A "
+                          "Hugging Face folder of a Llama: its blocks and final norm")
     eval_only: bool = knob(False, "solve `test` (or `tasks`) with out_dir/ckpt.pt or init_from")
     seed: int = knob(1, "of samples, views, weights and dropout", 0, 2**31 - 1)
 
@@ -121,6 +122,8 @@ class Config:
     device: str = knob("", "cuda, mps, cpu; empty: the first of these that works")
     dtype: str = knob("", "bfloat16 or float32; empty: bfloat16 on NVIDIA GPUs since Ampere")
     compile: bool = knob(True, "torch.compile and CUDA graphs, on CUDA in bfloat16")
+    recompute: bool = knob(False, "activation checkpointing: activations are computed again in the "
+                           "backward pass: less memory, about a third slower")
     workers: int = knob(-1, "processes that prepare batches; -1: 4 on CUDA, else 0", -1, 256)
     log_every: int = knob(100, "steps", 1)
     tensorboard: bool = knob(False, "curves for TensorBoard in out_dir, too: needs that package")

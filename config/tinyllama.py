@@ -1,6 +1,7 @@
 # Purpose: TinyLlama-1.1B's exact shape (arXiv 2401.02385: 22 layers x 2048, 32 heads, 4 KV
 #   heads, MLP 5632) on ARC; with 14 tokens instead of 32,000 its matrices hold 0.97B
-#   parameters. Hardware: one GPU of 80 GB. Not trained here; lower --micro_tokens to fit.
+#   parameters. --init_from=FOLDER starts from TinyLlama's own blocks. Hardware: one GPU of
+#   80 GB; `recompute` keeps activations small. Not trained here.
 from config.tinyllama_arc import *
 n_layer = 22
 n_embd = 2048
@@ -9,6 +10,7 @@ n_kv_head = 4
 n_mlp = 5632
 learning_rate = 4e-4
 batch_tokens = 65536
-micro_tokens = 16384
+micro_tokens = 32768
+recompute = True
 max_steps = 3000
 eval_every = 500

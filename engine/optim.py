@@ -6,8 +6,10 @@ import torch
 from schedulefree import AdamWScheduleFree
 
 from config import UserError
+from engine.devices import is_compiled
 
 
+@torch.compiler.disable                        # matmuls alone: nothing to fuse
 def orthogonalize(X, steps=5):
     """Returns matrices (n, rows, columns) made roughly semi-orthogonal, in bfloat16.
 
@@ -25,64 +27,87 @@ def orthogonalize(X, steps=5):
     return X
 
 
+def split(x, p):
+    """Returns x, in the shape of parameter p, as its matrices (n, rows, columns)."""
+    return x.unflatten(0, (getattr(p, "matrices", 1), -1))
+
+
+def update(y, state, grads, rates, knobs):
+    """One step of Muon for a stack of matrices, in place. Compiled it reads each number once.
+
+    y: the stack (n, rows, columns). grads: gradients of some of its matrices each. rates: tensors,
+    as another number would be compiled anew; share is that of z in the average.
+    """
+    (lr, share), (beta, average, decay) = rates, knobs
+    grad, momentum = torch.cat(grads), state["momentum"]
+    momentum.lerp_(grad, 1 - beta)
+    nesterov = grad.lerp(momentum, beta)
+    # AdamW's updates have about 0.2 in root mean square
+    scale = 0.2 * max(y.shape[1:]) ** 0.5
+    step = lr * (scale * orthogonalize(nesterov.bfloat16()) + decay * y)
+    if average:
+        y.lerp_(state["z"], share).add_(step * (average * (1 - share) - 1))
+        state["z"].sub_(step)
+    else:
+        y.sub_(step)
+
+
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalized, at the size of AdamW's updates; with `average` schedule-free.
 
     The same numbers as torch.optim.Muon(adjust_lr_fn="match_rms_adamw"), but matrices of one shape
     are one stack and updated at once: they are many and small, and a loop over them is mostly
-    overhead. The parameters become views of the stacks, so nothing is copied back.
+    overhead. The parameters become views of the stacks, so nothing is copied back. A parameter may
+    hold several matrices of one shape (p.matrices) below each other.
 
     average: 0, or the interpolation of schedule-free (arXiv 2405.15682), as in
     schedulefree.ScheduleFreeWrapper. Training happens at y = (1 - average) z + average x, where z
     takes the steps and x is their average.
     """
 
-    def __init__(self, params, weight_decay=0.0, momentum=0.95, average=0.0):
+    def __init__(self, params, weight_decay=0.0, momentum=0.95, average=0.0, compiled=False):
+        self.update = torch.compile(update, dynamic=False) if compiled else update
         by_shape = defaultdict(list)
         for p in params:
-            by_shape[p.shape].append(p)
+            by_shape[split(p, p).shape[1:]].append(p)
         defaults = dict(lr=0.0, weight_decay=weight_decay, momentum=momentum, average=average,
                         weight_sum=0.0, lr_max=0.0, train_mode=True)
         super().__init__([dict(params=group) for group in by_shape.values()], defaults)
         self.stacks = []                       # (n, rows, columns) for each shape
         for group in by_shape.values():
-            stack = torch.stack([p.data for p in group])
-            for p, row in zip(group, stack):
-                p.data = row
-            self.stacks.append(stack)
+            self.stacks.append(torch.cat([split(p.data, p) for p in group]))
+            for p, rows in zip(group, self.rows(group, self.stacks[-1])):
+                p.data = rows
+
+    def rows(self, params, stack):
+        """Returns the part of the stack that belongs to each parameter, in its shape."""
+        parts = stack.split([getattr(p, "matrices", 1) for p in params])
+        return [part.flatten(0, 1) for part in parts]
 
     def stacked(self):
         """Yields (group, its weights (n, rows, columns))."""
         for group, stack in zip(self.param_groups, self.stacks):
-            for p, row in zip(group["params"], stack.unbind()):
-                assert p.data_ptr() == row.data_ptr(), "weights were moved after optimizer creation"
+            for p, rows in zip(group["params"], self.rows(group["params"], stack)):
+                assert p.data_ptr() == rows.data_ptr(), "weights were moved after the optimizer"
             yield group, stack
 
     @torch.no_grad()
     def step(self):
         for group, y in self.stacked():
             average, state = group["average"], self.state[group["params"][0]]
-            grad = torch.stack([p.grad for p in group["params"]])
             if not state:
                 state["momentum"] = torch.zeros_like(y)
                 if average:
                     state["z"] = y.clone()
-            state["momentum"].lerp_(grad, 1 - group["momentum"])
-            nesterov = grad.lerp_(state["momentum"], group["momentum"])
-            # AdamW's updates have about 0.2 in root mean square
-            scale = 0.2 * max(y.shape[1:]) ** 0.5
-            decay = group["weight_decay"] / scale
-            update = torch.add(orthogonalize(nesterov), y, alpha=decay)
-            lr = group["lr"] * scale
-            if not average:
-                y.sub_(update, alpha=lr)
-                continue
             # steps of the warm-up count less in the average
             group["lr_max"] = max(group["lr_max"], group["lr"])
             group["weight_sum"] += group["lr_max"] ** 2
-            share = group["lr_max"] ** 2 / group["weight_sum"]
-            y.lerp_(state["z"], share).add_(update, alpha=lr * (average * (1 - share) - 1))
-            state["z"].sub_(update, alpha=lr)
+            # as tensors: a compiled function is made anew for another number
+            lr, share = (torch.full((), value, device=y.device) for value in
+                         (group["lr"], group["lr_max"] ** 2 / group["weight_sum"]))
+            grads = [split(p.grad, p) for p in group["params"]]
+            knobs = group["momentum"], average, group["weight_decay"]
+            self.update(y, state, grads, (lr, share), knobs)
 
     @torch.no_grad()
     def eval(self):
@@ -103,11 +128,12 @@ def schedulefree_adamw(groups, c):
 
 
 def muon(params, c):
-    return Muon(params, c.weight_decay)
+    return Muon(params, c.weight_decay, compiled=is_compiled(c, params[0].device))
 
 
 def schedulefree_muon(params, c):
-    return Muon(params, c.weight_decay, average=c.beta1)
+    return Muon(params, c.weight_decay, average=c.beta1,
+                compiled=is_compiled(c, params[0].device))
 
 
 # name: (for the matrices of the blocks, or None; for all else; whether the rate decays at the end)
@@ -193,10 +219,11 @@ def check_state(part, state, begun):
             if not isinstance(group[key], kind):
                 raise ValueError(f"{key} of a group is {group[key]!r}")
         found = defaultdict(int)               # numbers under each key, over the group
+        # Muon has a stack for the whole group; a scalar counts steps
+        stacks = [stack.shape for stack in getattr(part, "stacks", [])]
         for number, p in zip(expected["params"], own["params"]):
             for key, value in state["state"].get(number, {}).items():
-                # Muon has a stack for the whole group; a scalar counts steps
-                if value.shape not in (p.shape, (len(own["params"]), *p.shape), ()):
+                if value.shape not in (p.shape, (), *stacks):
                     raise ValueError(f"{key} of a parameter is {tuple(value.shape)}")
                 found[key] += value.numel() if value.ndim else 0
         numbers = sum(p.numel() for p in own["params"])

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from config import UserError
 
 TIMEOUT = timedelta(minutes=10)
+HOST = None                                    # the group in which ranks meet by gloo: see `join`
 
 
 def rank():
@@ -38,10 +39,24 @@ def take_gpu():
 
 
 def join(device):
-    """Meets the other ranks that torchrun started. Host and device talk by ways of their own."""
+    """Meets the other ranks that torchrun started.
+
+    Gradients travel between the devices, by nccl on CUDA; all else between the hosts, by gloo.
+    """
+    global HOST
     if int(os.environ.get("WORLD_SIZE") or 1) > 1 and not dist.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=TIMEOUT)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+        HOST = dist.new_group(backend="gloo", timeout=TIMEOUT)
+
+
+def leave():
+    """Ends the meeting when every rank is here.
+
+    A process that just ends may abort, and torchrun then ends the others.
+    """
+    if dist.is_initialized():
+        wait_for_all()
+        dist.destroy_process_group()
 
 
 def share(lengths):
@@ -94,7 +109,7 @@ def everyones(results):
     found = [None] * world()
     own = list(results)
     with naming_missing_ranks():
-        dist.all_gather_object(found, own)
+        dist.all_gather_object(found, own, group=HOST)
     for part in found:
         yield from part
 
@@ -103,7 +118,7 @@ def wait_for_all():
     """Returns when every rank is here."""
     if world() > 1:
         with naming_missing_ranks():
-            dist.monitored_barrier(timeout=TIMEOUT, wait_all_ranks=True)
+            dist.monitored_barrier(HOST, TIMEOUT, wait_all_ranks=True)
 
 
 class Agreement:
@@ -123,7 +138,7 @@ class Agreement:
                 work.wait()
             agreed = int(tensor)
         tensor = torch.tensor(number)
-        self.pending = dist.all_reduce(tensor, dist.ReduceOp.MAX, async_op=True), tensor
+        self.pending = dist.all_reduce(tensor, dist.ReduceOp.MAX, HOST, async_op=True), tensor
         return agreed
 
 

@@ -136,6 +136,9 @@ def announce(data, model, log, machine):
     network, tables = model.count_parameters()
     log(f"model: {network:,} parameters and {tables:,} in embedding tables; encoding "
         f"{model.config.encoding}, canvas {model.config.canvas}")
+    if model.config.pretrained:
+        log(f"no longer from scratch: blocks and final norm began as those of "
+            f"{model.config.pretrained}; the leak guard knows nothing of what it was trained on")
 
 
 def check_folder(config):
@@ -246,7 +249,7 @@ def solving_folder(config, trained):
 # ------------------------------------------------------------------------------------------------
 # Checkpoints: one dict of tensors, numbers, strings and plain containers
 
-KIND = "nanoarc checkpoint 3"
+KIND = "nanoarc checkpoint 4"
 
 
 def load_checkpoint(path, network="GPT", cure="train first, or name one with --init_from="):
@@ -254,6 +257,9 @@ def load_checkpoint(path, network="GPT", cure="train first, or name one with --i
 
     network: the class whose weights it must hold. UserError names the file and what is wrong.
     """
+    if Path(path).is_dir():
+        cure = ("it is a folder: name the ckpt.pt in it. A Hugging Face folder is a start for "
+                "training, without --eval_only")
     if not Path(path).is_file():
         raise UserError(f"{path}: no such checkpoint; {cure}")
     try:
@@ -331,7 +337,7 @@ def model_config(config, canvas, n_tasks):
 
 def check_same_network(found, wanted, path):
     """UserError naming every knob in which a checkpoint's network differs from the wanted one."""
-    differences = differing(found["model_config"], wanted, ["dropout"])
+    differences = differing(found["model_config"], wanted, ["dropout", "pretrained"])
     if differences:
         raise UserError(f"{path}: another network: {differences}")
 
@@ -388,6 +394,7 @@ def start_from(model, task_ids, found, path):
             rows.append(old.mean(0) if row is None else old[row])
         weights["task.weight"] = torch.stack(rows)
     model.load_state_dict(weights)
+    model.config.pretrained = found["model_config"].get("pretrained", "")
 
 
 def task_rows(task_ids, tasks):
@@ -419,7 +426,7 @@ def check_known(config, tasks, rows):
 
 # knobs of a call, which a checkpoint's config says nothing of
 CALL = ("out_dir", "overwrite", "resume", "init_from", "eval_only", "tasks", "device", "dtype",
-        "compile", "workers", "tensorboard")
+        "compile", "recompute", "workers", "tensorboard")
 # knobs that do not change what is trained
 MAY_CHANGE = {*CALL, "log_every", "keep_every", "views", "rerank_views", "predict_tokens",
               "micro_tokens"} - {"dtype"}
@@ -492,6 +499,7 @@ class Run:
             raise UserError(f"{path}: its step {found['step']} is not between {self.first_step} "
                             f"and {self.config.max_steps}; take another checkpoint of the run")
         self.model.load_state_dict(found["training"])
+        self.model.config.pretrained = found["model_config"].get("pretrained", "")
         self.optimizer.restore(found, path)
         self.step, self.seconds = found["step"], found["seconds"]
         self.dropped_demos = found["dropped_demos"]
@@ -537,6 +545,12 @@ class Run:
         self.save("ckpt.pt")
         raise UserError(f"step {self.step}: a process that prepares batches died; saved. Go on "
                         "with --resume, and perhaps --workers=0") from None
+
+    def interrupted(self, number):
+        """Ends all ranks after a signal; what they did is saved."""
+        self.log(f"interrupted at step {self.step}; saved. Go on with --resume")
+        ranks.leave()
+        raise SystemExit(128 + number)
 
     def with_less_memory(self, work, micro_tokens):
         """Returns (work(micro_tokens), micro_tokens), these halved until memory suffices."""
@@ -631,6 +645,7 @@ def command_line(main, verb):
             raise UserError(f"say what to run: python {sys.argv[0]} config/quadtree.py is a start "
                             "(4 minutes on a laptop); --help lists the knobs")
         main()
+        ranks.leave()
     except KeyboardInterrupt:
         print("interrupted. What was saved is kept: --resume goes on training; after its end "
               f"--eval_only {verb} and scores again", file=sys.stderr)

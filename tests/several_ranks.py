@@ -8,6 +8,7 @@ from conftest import TINY, flags
 import refine
 import train
 from config import UserError
+from engine import ranks
 from engine.optim import OPTIMIZERS
 from engine.runs import Run
 
@@ -49,3 +50,4 @@ def main(folder):
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    ranks.leave()

@@ -264,7 +264,8 @@ def test_a_proposal_never_changes_the_answer(memory, decoded, max_answer):
     queries = make_queries(tasks, 6, predictor.config)
     alone, prompts = decode(predictor, queries), sum(decoded)
     assert len(alone) == len(queries) == len(decoded) > 64
-    assert 0 < sum(answer is None for answer in alone.values()) < 40
+    unanswered = sum(answer is None for answer in alone.values())
+    assert unanswered < 40 and (unanswered > 0 or max_answer > 13)
     for change in (np.copy, first_half, other_colors):
         decoded.clear()
         asked = [query._replace(proposal=change(query.answer)) for query in queries]
@@ -548,11 +549,13 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, how):
 def test_a_flipped_bit_is_found(tmp_path):
     """Anywhere in the weights of a file that torch would load."""
     path, rng = tmp_path / "some.pt", np.random.default_rng(0)
-    save(path, filled_model(tiny_config()))
-    whole = path.read_bytes()
+    model = filled_model(tiny_config())
+    save(path, model)
+    whole, weights = path.read_bytes(), model.blocks[1].mlp.gate_up.weight.detach().numpy()
+    begin = whole.index(weights.tobytes())
     for _ in range(20):
         damaged = bytearray(whole)
-        damaged[rng.integers(2000, len(whole) - 2000)] ^= 1 << rng.integers(8)
+        damaged[begin + rng.integers(weights.nbytes)] ^= 1 << rng.integers(8)
         path.write_bytes(damaged)
         with pytest.raises(UserError, match="some.pt: (damaged|not a readable checkpoint)"):
             load_checkpoint(path)
@@ -561,9 +564,9 @@ def test_a_flipped_bit_is_found(tmp_path):
 def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path):
     model = filled_model(tiny_config())
     with torch.no_grad():
-        model.blocks[1].mlp.up.weight[0, 0] = torch.nan
+        model.blocks[1].mlp.down.weight[0, 0] = torch.nan
     save(tmp_path / "some.pt", model)
-    with pytest.raises(UserError, match="some.pt: the weights blocks.1.mlp.up.weight"):
+    with pytest.raises(UserError, match="some.pt: the weights blocks.1.mlp.down.weight"):
         load_checkpoint(tmp_path / "some.pt")
 
 

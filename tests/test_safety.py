@@ -358,14 +358,14 @@ def test_a_frozen_matrix_stays_as_it_is(run, tmp_path, monkeypatch):
     class Frozen(train.GPT):
         def __init__(self, config):
             super().__init__(config)
-            self.blocks[0].mlp.up.weight.requires_grad_(False)
-            made.append(self.blocks[0].mlp.up.weight.clone())
+            self.blocks[0].mlp.down.weight.requires_grad_(False)
+            made.append(self.blocks[0].mlp.down.weight.clone())
     monkeypatch.setattr(train, "GPT", Frozen)
     for optimizer in ("muon_schedulefree", "schedulefree", "adamw", "muon"):
         run(optimizer=optimizer, out=optimizer)
         after = checkpoint(tmp_path / optimizer)["model"]
-        assert torch.equal(after["blocks.0.mlp.up.weight"], made[-1])
-        assert after["blocks.0.mlp.gate.weight"].abs().sum() > 0
+        assert torch.equal(after["blocks.0.mlp.down.weight"], made[-1])
+        assert after["blocks.0.mlp.gate_up.weight"].abs().sum() > 0
 
 
 def test_views_draw_other_demonstrations_where_a_task_has_more(run, tmp_path, capsys):

@@ -266,6 +266,24 @@ def test_muon_in_stacks_is_the_libraries_muon(average):
         check_same()
 
 
+def test_a_parameter_of_several_matrices_is_updated_as_they_are():
+    """One (12, 8) of three matrices beside one (4, 8), against four (4, 8)."""
+    separate = [torch.nn.Parameter(torch.randn(4, 8)) for _ in range(4)]
+    joined = torch.nn.Parameter(torch.cat([p.data for p in separate[:3]]))
+    joined.matrices = 3
+    alone = torch.nn.Parameter(separate[3].data.clone())
+    optimizers = [Muon(params, 0.3, average=0.9) for params in (separate, [joined, alone])]
+    for _ in range(3):
+        for p in separate:
+            p.grad = torch.randn(4, 8)
+        joined.grad = torch.cat([p.grad for p in separate[:3]])
+        alone.grad = separate[3].grad.clone()
+        for optimizer in optimizers:
+            optimizer.param_groups[0]["lr"] = 0.1
+            optimizer.step()
+    assert torch.equal(torch.cat([p.data for p in separate]), torch.cat([joined, alone]))
+
+
 def test_orthogonalize_brings_all_singular_values_near_one():
     """Of tall, wide and square matrices, each of a stack on its own."""
     for shape in ((3, 24, 24), (2, 16, 48), (2, 48, 16)):
@@ -710,7 +728,7 @@ def test_a_checkpoint_holds_what_the_run_was(run, tmp_path):
     run(seed=3)
     folder = tmp_path / "run"
     found, best = checkpoint(folder), checkpoint(folder, "best.pt")
-    assert (found["kind"], found["network"]) == ("nanoarc checkpoint 3", "GPT")
+    assert (found["kind"], found["network"]) == ("nanoarc checkpoint 4", "GPT")
     assert (found["config"]["seed"], found["step"], found["dropped_demos"]) == (3, 2, 0)
     assert found["model_config"]["canvas"] == 16
     assert {"torch", "numpy", "python", "schedulefree", "commit"} <= set(found["versions"])
