@@ -12,6 +12,7 @@ from engine import predict
 from engine.batches import Generated
 from engine.cuda_graphs import run_steps
 from engine.devices import is_compiled
+from engine.optim import Muon
 from model import GPT
 
 CUDA = torch.device("cuda")
@@ -29,10 +30,12 @@ def losses_and_gradients(model, forward_backward, step, micro_tokens):
     return found
 
 
+@pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_a_recorded_step_is_the_step(dropout):
+def test_a_recorded_step_is_the_step(dropout, recompute):
     """Several shapes, several micro-batches, in turn."""
-    config = Config(max_steps=12, batch_tokens=8192, max_len=640, dropout=dropout)
+    config = Config(max_steps=12, batch_tokens=8192, max_len=640, dropout=dropout,
+                    recompute=recompute)
     stream = Generated(config, ["1d_fill", "1d_mirror"], set())
     small = tiny_config(canvas=64, max_len=640, n_embd=64, dropout=dropout)
     model = GPT(small).to(CUDA)
@@ -47,6 +50,47 @@ def test_a_recorded_step_is_the_step(dropout):
             for x, y in zip(expected, found):
                 assert (x - y).norm() <= 0.02 * x.norm() + 1e-6
         assert {shapes[0][0] for shapes in recorded.work.graphs} == {micro_tokens}
+
+
+def test_a_recomputed_step_is_the_step_in_less_memory():
+    """Compiled and recorded, without dropout."""
+    found, peaks = [], []
+    for recompute in (False, True):
+        config = Config(max_steps=1, batch_tokens=65536, max_len=640, recompute=recompute)
+        stream = Generated(config, ["1d_fill", "1d_mirror"], set())
+        torch.manual_seed(0)
+        small = tiny_config(canvas=64, max_len=640, n_embd=256, n_mlp=704, n_layer=6)
+        model = GPT(small).to(CUDA)
+        forward_backward = train.ForwardBackward(config, model, stream, CUDA)
+        torch.cuda.reset_peak_memory_stats()
+        for step in stream.steps(0, 0):
+            found.append(losses_and_gradients(model, forward_backward, step, 65536))
+        peaks.append(torch.cuda.max_memory_allocated())
+    for x, y in zip(*found):
+        assert (x - y).norm() <= 0.02 * x.norm() + 1e-6
+    assert peaks[1] < peaks[0] / 2
+
+
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_muon_compiled_is_muon(average):
+    torch.manual_seed(0)
+    params = [[torch.nn.Parameter(torch.randn(shape, device=CUDA)) for shape in
+               [(64, 32), (64, 32), (32, 64)]] for _ in range(2)]
+    params[1] = [torch.nn.Parameter(p.detach().clone()) for p in params[0]]
+    start = [p.detach().clone() for p in params[0]]
+    for own in params:
+        own[0].matrices = 2
+    optimizers = [Muon(own, 0.1, average=average, compiled=k) for k, own in enumerate(params)]
+    for step in range(4):
+        for a, b in zip(*params):
+            a.grad = torch.randn_like(a)
+            b.grad = a.grad.clone()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = 0.01 * (step + 1)
+            optimizer.step()
+    for a, b, c in zip(*params, start):
+        assert (a - b).norm() < 0.02 * (b - c).norm()
 
 
 @pytest.mark.parametrize("times", [3, 40])                     # called one by one; recorded
