@@ -155,17 +155,15 @@ class Attention(nn.Module):
     def __init__(self, config, layer):
         super().__init__()
         C, self.layer, self.hs = config.n_embd, layer, config.n_embd // config.n_head
-        # rows of the queries', the keys' and the values' matrix: one matmul for all of them
-        self.rows = [n * self.hs for n in (config.n_head, config.n_kv_head, config.n_kv_head)]
-        self.qkv = nn.Linear(C, sum(self.rows), bias=False)
-        # matrices of one size to the optimizer: each orthogonalized by itself
-        self.qkv.weight.matrices = sum(self.rows) // self.rows[-1]
+        self.wq = nn.Linear(C, config.n_head * self.hs, bias=False)
+        self.wk = nn.Linear(C, config.n_kv_head * self.hs, bias=False)
+        self.wv = nn.Linear(C, config.n_kv_head * self.hs, bias=False)
         self.wo = nn.Linear(config.n_head * self.hs, C, bias=False)
         self.wo.into_residual = True           # `GPT.init` starts it smaller
 
     def forward(self, x, context):
         # (T, heads, hs) each
-        q, k, v = (part.unflatten(-1, (-1, self.hs)) for part in self.qkv(x).split(self.rows, -1))
+        q, k, v = (w(x).unflatten(-1, (-1, self.hs)) for w in (self.wq, self.wk, self.wv))
         if context.rotary is not None:
             q = apply_rotary(q, context.rotary)
             k = apply_rotary(k, context.rotary)
@@ -178,14 +176,13 @@ class MLP(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.gate_up = nn.Linear(config.n_embd, 2 * config.n_mlp, bias=False)
-        self.gate_up.weight.matrices = 2       # one matmul, two matrices to the optimizer
+        self.gate = nn.Linear(config.n_embd, config.n_mlp, bias=False)
+        self.up = nn.Linear(config.n_embd, config.n_mlp, bias=False)
         self.down = nn.Linear(config.n_mlp, config.n_embd, bias=False)
         self.down.into_residual = True
 
     def forward(self, x):
-        gate, up = self.gate_up(x).chunk(2, -1)                         # (T, n_mlp) each
-        return self.down(F.silu(gate) * up)                             # (T, C)
+        return self.down(F.silu(self.gate(x)) * self.up(x))             # (T, C)
 
 
 class Block(nn.Module):

@@ -86,3 +86,24 @@ class GraphedStep:
         if earlier[0] is not None:
             torch._foreach_add_(grads, earlier)
         return output.clone()                  # the next replay writes to the same place
+
+
+class GraphedUpdate:
+    """work(), which changes tensors in place: recorded at the second call, then replayed.
+
+    The first call compiles. The tensors must stay the same ones.
+    """
+
+    def __init__(self, work):
+        self.work, self.graph, self.called = work, None, False
+
+    def __call__(self):
+        if not self.called:
+            on_side_stream(self.work)
+            self.called = True
+            return
+        if self.graph is None:
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.work()                    # is recorded, and does not run
+        self.graph.replay()

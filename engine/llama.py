@@ -16,6 +16,14 @@ from positions.rope import Rope
 SIZES = dict(n_layer="num_hidden_layers", n_embd="hidden_size", n_mlp="intermediate_size",
              n_head="num_attention_heads", n_kv_head="num_key_value_heads")
 
+# our weight in a block: its name there
+BLOCK = {
+    "norm1": "input_layernorm", "norm2": "post_attention_layernorm",
+    "attention.wq": "self_attn.q_proj", "attention.wk": "self_attn.k_proj",
+    "attention.wv": "self_attn.v_proj", "attention.wo": "self_attn.o_proj",
+    "mlp.gate": "mlp.gate_proj", "mlp.up": "mlp.up_proj", "mlp.down": "mlp.down_proj",
+}
+
 
 def check_llama(folder, config):
     """UserError where a folder's config.json describes another network than the config."""
@@ -80,37 +88,22 @@ def open_files(folder):
     return found
 
 
-def block_weights(config):
-    """Returns {our weight in a block: {Hugging Face's, which lie below each other: rows}}."""
-    C, n_mlp, kv = config.n_embd, config.n_mlp, config.n_embd // config.n_head * config.n_kv_head
-    return {
-        "norm1": {"input_layernorm": C},
-        "attention.qkv": {"self_attn.q_proj": C, "self_attn.k_proj": kv, "self_attn.v_proj": kv},
-        "attention.wo": {"self_attn.o_proj": C},
-        "norm2": {"post_attention_layernorm": C},
-        "mlp.gate_up": {"mlp.gate_proj": n_mlp, "mlp.up_proj": n_mlp},
-        "mlp.down": {"mlp.down_proj": C},
-    }
-
-
 @torch.no_grad()
 def copy_weights(model, read, folder):
     """Copies the tensors that read(name) returns, one by one, whatever their dtype."""
-    copies = [("norm", {"model.norm": model.config.n_embd})]
+    names = {"norm": "model.norm"}
     for layer in range(model.config.n_layer):
-        for ours, rows in block_weights(model.config).items():
-            theirs = {f"model.layers.{layer}.{name}": n for name, n in rows.items()}
-            copies.append((f"blocks.{layer}.{ours}", theirs))
-    for ours, rows in copies:
+        for ours, theirs in BLOCK.items():
+            names[f"blocks.{layer}.{ours}"] = f"model.layers.{layer}.{theirs}"
+    for ours, name in names.items():
         weight = model.get_parameter(f"{ours}.weight")
-        for name, part in zip(rows, weight.split(list(rows.values()))):
-            try:
-                tensor = read(f"{name}.weight")
-            except KeyError:
-                raise UserError(f"{folder}: there is no tensor {name}.weight") from None
-            if tensor.shape != part.shape:
-                raise UserError(f"{folder}: {name}.weight is {list(tensor.shape)}, and not "
-                                f"{list(part.shape)} as config.json says")
-            if not tensor.isfinite().all():
-                raise UserError(f"{folder}: {name}.weight is not all numbers; download it again")
-            part.copy_(tensor)
+        try:
+            tensor = read(f"{name}.weight")
+        except KeyError:
+            raise UserError(f"{folder}: there is no tensor {name}.weight") from None
+        if tensor.shape != weight.shape:
+            raise UserError(f"{folder}: {name}.weight is {list(tensor.shape)}, and not "
+                            f"{list(weight.shape)} as config.json says")
+        if not tensor.isfinite().all():
+            raise UserError(f"{folder}: {name}.weight is not all numbers; download it again")
+        weight.copy_(tensor)

@@ -249,7 +249,7 @@ def solving_folder(config, trained):
 # ------------------------------------------------------------------------------------------------
 # Checkpoints: one dict of tensors, numbers, strings and plain containers
 
-KIND = "nanoarc checkpoint 4"
+KIND = "nanoarc checkpoint 3"
 
 
 def load_checkpoint(path, network="GPT", cure="train first, or name one with --init_from="):

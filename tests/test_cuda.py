@@ -78,8 +78,6 @@ def test_muon_compiled_is_muon(average):
                [(64, 32), (64, 32), (32, 64)]] for _ in range(2)]
     params[1] = [torch.nn.Parameter(p.detach().clone()) for p in params[0]]
     start = [p.detach().clone() for p in params[0]]
-    for own in params:
-        own[0].matrices = 2
     optimizers = [Muon(own, 0.1, average=average, compiled=k) for k, own in enumerate(params)]
     for step in range(4):
         for a, b in zip(*params):

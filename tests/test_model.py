@@ -551,7 +551,7 @@ def test_a_flipped_bit_is_found(tmp_path):
     path, rng = tmp_path / "some.pt", np.random.default_rng(0)
     model = filled_model(tiny_config())
     save(path, model)
-    whole, weights = path.read_bytes(), model.blocks[1].mlp.gate_up.weight.detach().numpy()
+    whole, weights = path.read_bytes(), model.blocks[1].mlp.down.weight.detach().numpy()
     begin = whole.index(weights.tobytes())
     for _ in range(20):
         damaged = bytearray(whole)

@@ -365,7 +365,7 @@ def test_a_frozen_matrix_stays_as_it_is(run, tmp_path, monkeypatch):
         run(optimizer=optimizer, out=optimizer)
         after = checkpoint(tmp_path / optimizer)["model"]
         assert torch.equal(after["blocks.0.mlp.down.weight"], made[-1])
-        assert after["blocks.0.mlp.gate_up.weight"].abs().sum() > 0
+        assert after["blocks.0.mlp.gate.weight"].abs().sum() > 0
 
 
 def test_views_draw_other_demonstrations_where_a_task_has_more(run, tmp_path, capsys):

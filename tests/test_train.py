@@ -24,7 +24,8 @@ from conftest import (ROOT, TINY, batch_of, checkpoint, equal, filled_model, fla
 from engine import batches, predict
 from engine.batches import IGNORE, Generated
 from engine.cuda_graphs import GraphedStep
-from engine.devices import describe_step, is_compiled, pick_device, precision
+from engine.devices import (describe_step, is_compiled, pick_device, precision,
+                            take_flash_attention_3)
 from engine.optim import OPTIMIZERS, Muon, Optimizer, averaged, learning_rate, orthogonalize
 from engine.predict import Predictor, QuerySet, known_queries, make_queries
 from engine.runs import from_checkpoint, model_config
@@ -266,22 +267,16 @@ def test_muon_in_stacks_is_the_libraries_muon(average):
         check_same()
 
 
-def test_a_parameter_of_several_matrices_is_updated_as_they_are():
-    """One (12, 8) of three matrices beside one (4, 8), against four (4, 8)."""
-    separate = [torch.nn.Parameter(torch.randn(4, 8)) for _ in range(4)]
-    joined = torch.nn.Parameter(torch.cat([p.data for p in separate[:3]]))
-    joined.matrices = 3
-    alone = torch.nn.Parameter(separate[3].data.clone())
-    optimizers = [Muon(params, 0.3, average=0.9) for params in (separate, [joined, alone])]
-    for _ in range(3):
-        for p in separate:
-            p.grad = torch.randn(4, 8)
-        joined.grad = torch.cat([p.grad for p in separate[:3]])
-        alone.grad = separate[3].grad.clone()
-        for optimizer in optimizers:
-            optimizer.param_groups[0]["lr"] = 0.1
-            optimizer.step()
-    assert torch.equal(torch.cat([p.data for p in separate]), torch.cat([joined, alone]))
+@pytest.mark.parametrize("native, dtype", [(True, torch.bfloat16), (False, torch.float32)])
+def test_muon_multiplies_in_what_the_cpu_is_fast_in(monkeypatch, native, dtype):
+    seen, p = [], torch.nn.Parameter(torch.randn(4, 8))
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr("engine.optim.orthogonalize", lambda X: seen.append(X.dtype) or X)
+    p.grad = torch.randn(4, 8)
+    optimizer = Muon([p])
+    optimizer.param_groups[0]["lr"] = 0.1
+    optimizer.step()
+    assert seen == [dtype] and p.dtype == torch.float32
 
 
 def test_orthogonalize_brings_all_singular_values_near_one():
@@ -586,7 +581,29 @@ def pretend_gpu(monkeypatch, ampere):
     monkeypatch.setattr("model.VARLEN_OPTIONS", {"window_size"})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: ampere)
+
+
+def test_flash_attention_3_is_taken_where_hopper_and_its_package_are(monkeypatch):
+    cuda, taken = torch.device("cuda"), []
+    attention = torch.nn.attention
+    monkeypatch.setattr(attention, "activate_flash_attention_impl", taken.append, raising=False)
+    for major, expected in ((9, True), (10, False), (8, False)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (major, 0))
+        assert take_flash_attention_3(cuda) is expected
+        assert not take_flash_attention_3(torch.device("cpu"))
+    assert taken == ["FA3"]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    for missing in (ImportError, RuntimeError):
+
+        def fail(name):
+            raise missing
+        monkeypatch.setattr(attention, "activate_flash_attention_impl", fail)
+        assert not take_flash_attention_3(cuda)
+    monkeypatch.delattr(attention, "activate_flash_attention_impl")
+    assert not take_flash_attention_3(cuda)
+
 
 
 @pytest.mark.parametrize("ampere", [True, False])
@@ -728,7 +745,7 @@ def test_a_checkpoint_holds_what_the_run_was(run, tmp_path):
     run(seed=3)
     folder = tmp_path / "run"
     found, best = checkpoint(folder), checkpoint(folder, "best.pt")
-    assert (found["kind"], found["network"]) == ("nanoarc checkpoint 4", "GPT")
+    assert (found["kind"], found["network"]) == ("nanoarc checkpoint 3", "GPT")
     assert (found["config"]["seed"], found["step"], found["dropped_demos"]) == (3, 2, 0)
     assert found["model_config"]["canvas"] == 16
     assert {"torch", "numpy", "python", "schedulefree", "commit"} <= set(found["versions"])
