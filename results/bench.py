@@ -173,6 +173,12 @@ def measure_steps(bench, steps, tokens):
     backward, update = statistics.median(backward), statistics.median(update)
     print(f"forward, backward   {1000 * backward:8.1f} ms {tokens / backward:9.0f} tok/s")
     print(f"clip and optimizer  {1000 * update:8.1f} ms")
+    if bench.device.type == "cuda":            # two steps fit in the queue of launches
+        started = time.perf_counter()
+        bench.train(steps[:2])
+        launching = (time.perf_counter() - started) / 2
+        torch.cuda.synchronize()
+        print(f"launched in         {1000 * launching:8.1f} ms of the host: no step is shorter")
     whole = bench.seconds(bench.train, steps) / len(steps)             # without waiting in between
     parameters, _ = bench.model.count_parameters()
     rate = 6 * parameters * tokens / whole

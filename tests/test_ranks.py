@@ -1,6 +1,7 @@
 """Two processes train the run of one: the same losses, predictions and files."""
 import json
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -68,6 +69,24 @@ def test_ranks_may_change_on_resume(folders, first, then, tmp_path):
     assert [record["step"] for record in rest] == list(range(26, 51))
     for a, b in zip(whole, rest, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+
+
+def test_several_hosts_train_the_run_of_one(folders, tmp_path):
+    """Two torchruns that meet by an address and a port, as on two machines."""
+    given = json.loads((folders[0] / "adamw" / "config.json").read_text())["given"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    meet = ["--nnodes=2", "--nproc_per_node=1", "--master_addr=127.0.0.1", f"--master_port={port}"]
+    knobs = flags(**{**given, "out_dir": tmp_path / "run", "max_steps": 10})
+    hosts = [start([*TORCHRUN[:3], *meet, f"--node_rank={k}", "train.py", *knobs]) for k in (0, 1)]
+    for host in hosts:
+        _, err = host.communicate(timeout=120)
+        assert host.returncode == 0, err
+    losses = [[record["loss"] for record in records(folder, "train")[:10]]
+              for folder in (folders[0] / "adamw", tmp_path / "run")]
+    # the rate decays towards another end, which the first steps are far from
+    assert losses[1][:5] == pytest.approx(losses[0][:5], rel=1e-4) and len(losses[1]) == 10
 
 
 def test_a_mistake_ends_all_ranks_with_one_message(tmp_path):
