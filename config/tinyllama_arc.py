@@ -1,6 +1,7 @@
 # Purpose: TinyLlama's recipe at ARC size: its proportions (head size 64, 8 heads to a KV head,
-#   MLP 2.75 x C), one rotary axis, AdamW with betas 0.9 and 0.95, decay 0.1, clip 1. Hardware:
-#   one GPU. Not trained here.
+#   MLP 2.75 x C), one rotary axis, AdamW with betas 0.9 and 0.95, decay 0.1, clip 1.
+# Hardware: one GPU. Score: at 4,560 steps, 82 seconds of one H100, 0 and 4 % pass@2 of 100
+#   held-out tasks (two seeds), where config/arc1.py has 44.5 and 51 in equal time.
 train = "arc1:training+arc2:training"
 val = "arc1:training#100"
 test = "arc1:evaluation"

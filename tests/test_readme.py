@@ -757,6 +757,29 @@ def test_levers_at_19000_steps_are_what_was_measured():
     assert f"Three networks {three:.1%}, six {six:.1%}".replace("%", "") in flat(ARC1)
 
 
+def test_tinyllamas_recipe_is_what_was_measured():
+    found = stored("arc1/tinyllama.json")
+    runs = found["runs"]
+    names = {"arc": "`arc1.py`", "tl": "`tinyllama_arc.py`",
+             "tlr": "`tinyllama_arc.py --encoding=rope3d`"}
+    rows = table(ARC1, "| config, seed | steps |")
+    assert len(rows) == len(runs) == 5
+    for key, run in runs.items():
+        name, seed = key.split()
+        cells = rows[f"{names[name]}, {seed}"]
+        assert int(cells[0].replace(",", "")) == run["test"]["step"]
+        assert cells[1] == f"{run['ms']:.1f}"
+        keys = ("pass1_single", "pass1_view", "pass2", "oracle")
+        assert cells[2:] == percents(run["test"], *keys)
+        assert 80.5 < run["ms"] * run["test"]["step"] / 1000 < 82.5    # seconds
+    scores = [round(100 * runs[key]["test"]["pass2"]) for key in ("tl 1", "tl 2", "arc 1", "arc 2")]
+    assert "solves {} and {} % of 100 held-out".format(*scores[:2]) in flat(README)
+    assert "`arc1.py` solves {} and {} in equal time".format(*scores[2:]) in flat(README)
+    big = found["shape_1b"]
+    assert big["val"]["exact"] == 0 and big["val"]["n"] == 105
+    assert f"{big['curve'][-1][1] / 60:.1f} minutes on one H100: {big['val']['step']}" in flat(ARC1)
+
+
 def test_levers_at_equal_time_are_what_was_measured():
     found = stored("arc1/levers.json")
     runs = [*found["equal_time"]["runs"].values(), *list(found["earlier"]["runs"].values())[-2:]]
