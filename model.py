@@ -140,6 +140,13 @@ def attend(q, k, v, context, layer):
     return torch.cat(out, dim=2)[0].transpose(0, 1)                     # (T, nh, hs)
 
 
+def residual_dtype(x):
+    """Returns the dtype of the residual stream: autocast's, as fewer bytes are faster."""
+    if torch.is_autocast_enabled(x.device.type):
+        return torch.get_autocast_dtype(x.device.type)
+    return x.dtype
+
+
 class RMSNorm(nn.RMSNorm):
     """RMSNorm in the input's dtype. A norm of two dtypes is slower: it runs as several kernels."""
 
@@ -210,7 +217,7 @@ class GPT(nn.Module):
         # which pair, input or output: the same for every encoding, so that positions alone differ
         self.segment = nn.Embedding(2 * config.n_pairs, C)
         # where it stands: row, column and index, as the encoding has them
-        with torch.device("cpu"):              # its numbers may be looked at as it is built
+        with torch.device("cpu"):              # also for sizes alone (meta): it may compute numbers
             self.encoding = build(config)
         # which rule, and which symmetry: vectors learned for each task and each view
         self.task = nn.Embedding(config.n_tasks, C) if config.n_tasks else None
@@ -222,7 +229,7 @@ class GPT(nn.Module):
         nn.init.normal_(self.head.weight, std=0.02)    # small logits: the first loss is near ln 14
 
     def init(self, module):
-        """Matrices keep the size of what they read.
+        """Each matrix keeps the root mean square of its input.
 
         Those that write into the residual stream are smaller, so that 2 * n_layer writes add up to
         about one (GPT-2). Embeddings start at 0.5, as two to four of them are added. What an
@@ -248,7 +255,8 @@ class GPT(nn.Module):
         cu_seqlens None.
         """
         x = self.embed(tokens, coords, task_view)
-        return self.head(self.run_blocks(x, coords, cu_seqlens, cache))
+        context = self.attention_context(x, coords, cu_seqlens, cache)
+        return self.head(self.run_blocks(x, context))
 
     def embed(self, tokens, coords, task_view):
         x = self.token(tokens) + self.segment(coords[:, 1]) + self.encoding(coords)     # (T, C)
@@ -258,29 +266,29 @@ class GPT(nn.Module):
             x = x + self.view(task_view[:, 1])                          # the symmetry
         return x
 
-    def run_blocks(self, x, coords, cu_seqlens, cache=None):
-        """Returns the normed output (T, C) of the last block for embedded tokens x (T, C)."""
-        device, dtype = x.device, x.dtype
-        if torch.is_autocast_enabled(device.type):
-            dtype = torch.get_autocast_dtype(device.type)
-        document = mask = None
-        if cache is not None:                  # where each token's keys and values are kept
-            document = torch.arange(cache.B, device=device)
-        if cu_seqlens is None:                 # a decode step sees no further than its own token
-            unseen = torch.arange(cache.capacity, device=device) > coords[:, :1]
+    def attention_context(self, x, coords, cu_seqlens, cache):
+        """Returns the AttentionContext of embedded tokens x (T, C)."""
+        dtype, document, mask = residual_dtype(x), None, None
+        if cu_seqlens is None:                 # a decode step: one token a document, in order
+            document = torch.arange(cache.B, device=x.device)
+            # a token sees no further than itself
+            unseen = torch.arange(cache.capacity, device=x.device) > coords[:, :1]
             mask = torch.zeros_like(unseen, dtype=dtype).masked_fill(unseen, -torch.inf)
             mask = mask[:, None, None]         # (B, 1, 1, capacity)
-        elif cache is not None:
-            lengths = cu_seqlens.diff()
-            document = torch.repeat_interleave(document, lengths, output_size=len(x))    # (T,)
-        if cu_seqlens is not None and not has_flash_attention(device, dtype):
+        elif cache is not None:                # prompts, whose keys and values are kept
+            document = torch.arange(cache.B, device=x.device)
+            document = document.repeat_interleave(cu_seqlens.diff(), output_size=len(x))   # (T,)
+        if cu_seqlens is not None and not has_flash_attention(x.device, dtype):
             cu_seqlens = cu_seqlens.tolist()   # attention loops over documents
         # angles are the same in every layer, so they are computed once
         angles = self.encoding.angles(coords)
         rotary = None if angles is None else rotary_tables(angles)
-        context = AttentionContext(cu_seqlens, rotary, self.config.max_len, cache, document,
-                                   coords[:, 0], mask)
-        x = x.to(dtype)                        # the residual stream in bfloat16, too: fewer bytes
+        return AttentionContext(cu_seqlens, rotary, self.config.max_len, cache, document,
+                                coords[:, 0], mask)
+
+    def run_blocks(self, x, context):
+        """Returns the normed output (T, C) of the last block for embedded tokens x (T, C)."""
+        x = x.to(residual_dtype(x))
         for block in self.blocks:
             if self.recompute and torch.is_grad_enabled():     # of a block x alone is kept
                 x = checkpoint(block, x, context, use_reentrant=False)
@@ -329,20 +337,22 @@ def generate(model, prompts, max_new_tokens, run_steps=run_steps):
     prompts: has tokens, coords, cu_seqlens, task_view, as `GPT.forward` takes them.
     """
     cu_seqlens, device = prompts.cu_seqlens, prompts.tokens.device
-    B, last = len(cu_seqlens) - 1, cu_seqlens[1:].long() - 1
+    D, last = len(cu_seqlens) - 1, cu_seqlens[1:].long() - 1
     keep_table = torch.from_numpy(KEEP).to(device, torch.long)
     step_table = torch.from_numpy(STEP).to(device, torch.long)
-    limits = torch.as_tensor(max_new_tokens, device=device).expand(B)
+    limits = torch.as_tensor(max_new_tokens, device=device).expand(D)
     most, longest = int(limits.max()), int(cu_seqlens.diff().max())
 
-    # what is answered so far, written in place: the device need not wait for the host
-    answers = torch.full((B, most), END, device=device)
-    logprobs = torch.zeros(B, most, device=device)
-    finished = torch.zeros(B, dtype=torch.bool, device=device)
-    rows = torch.arange(B, device=device)      # the documents that are still decoded
-    alive = torch.ones(B, dtype=torch.bool, device=device)
+    # what is answered so far, a row for each document; written in place, so that the device need
+    # not wait for the host
+    answers = torch.full((D, most), END, device=device)
+    logprobs = torch.zeros(D, most, device=device)
+    finished = torch.zeros(D, dtype=torch.bool, device=device)
     n_answered = torch.zeros(1, dtype=torch.long, device=device)             # tokens answered
-    cache = Cache(B, longest)
+    # from here to the cursor: a row for each document that is still decoded, B of them
+    still = torch.arange(D, device=device)     # their numbers
+    alive = torch.ones(D, dtype=torch.bool, device=device)
+    cache = Cache(D, longest)
     logits = model(prompts.tokens, prompts.coords, cu_seqlens, prompts.task_view, cache)[last]
     # the token that each document read last, and where it stands
     token, cursor, task_view = prompts.tokens[last], prompts.coords[last], prompts.task_view[last]
@@ -354,22 +364,22 @@ def generate(model, prompts, max_new_tokens, run_steps=run_steps):
         cursor.copy_(torch.where(alive[:, None], moved, cursor))        # finished ones stay
         token.copy_(logp.argmax(-1))
         # kept for those that are still decoded
-        answers[rows, n_answered] = torch.where(alive, token, END)
-        logprobs[rows, n_answered] = torch.where(alive, logp.gather(1, token[:, None])[:, 0], 0)
-        finished[rows] |= alive & (token == END)
+        answers[still, n_answered] = torch.where(alive, token, END)
+        logprobs[still, n_answered] = torch.where(alive, logp.gather(1, token[:, None])[:, 0], 0)
+        finished[still] |= alive & (token == END)
         # on with those that may still become a grid on the canvas, within their limits
         is_grid = (token < START) | (token == ROW)
         next_position = advance(cursor, token, keep_table, step_table)[:, 2:]
         inside = (next_position < model.config.canvas).all(-1)
-        alive.logical_and_(is_grid & inside & (n_answered + 1 < limits[rows]))
+        alive.logical_and_(is_grid & inside & (n_answered + 1 < limits[still]))
         n_answered.add_(1)
 
     pick_next(logits)
-    done = 1
+    done = 1                                   # n_answered, known without asking the device
     chunk = 8 if device.type == "cpu" else 32  # steps between two looks at who is left
     while done < most and (left := int(alive.sum())):
-        if left <= 0.7 * len(rows):            # go on without those that are finished
-            rows, token, cursor, task_view = (x[alive] for x in (rows, token, cursor, task_view))
+        if left <= 0.7 * len(still):           # go on without those that are finished
+            still, token, cursor, task_view = (x[alive] for x in (still, token, cursor, task_view))
             cache.keep(alive)
             alive = alive[alive]               # all True, one for each that is left
         steps = min(chunk, most - done)

@@ -6,8 +6,8 @@
 The refinement network is the network of train.py, going on from its checkpoint, on documents that
 may hold a draft between the query's input and its answer: demonstrations, input, draft, answer.
 (Input, draft) is a pair of its own, and the answer's pair has no input. Most drafts are wrong
-answers of the network itself, to tasks it never saw; some are right, so that it learns to leave
-well alone. Every second step has no draft: it goes on learning what train.py teaches.
+answers of the network itself, to tasks it never saw; some are right, so that it learns to keep a
+right one. Every second step has no draft: it goes on learning what train.py teaches.
 """
 import signal
 
@@ -29,12 +29,12 @@ from arc.leaks import guard, held_out, pair_key
 from arc.report import write_report
 from arc.score import same, submission, votes_of
 from arc.task import Query, known_pairs
-from arc.tasks import canvas_lines, check_grid, drawer, fingerprint, load_data, load_tasks
+from arc.sources import canvas_lines, check_grid, drawer, fingerprint, load_data, load_tasks
 from arc.views import IDENTITY, SYMMETRIES, fixed_colors, random_colors, view_pairs
 from engine.batches import Generated, TrainingStep, training_stream
 from engine.optim import Optimizer, averaged
 from engine.predict import Predictor, known_queries, make_queries
-from engine.runs import (MAY_CHANGE, Log, Run, announce, as_trained, check_folder, check_known,
+from engine.runs import (MAY_CHANGE, Log, Run, announce, as_trained, check_folder, check_trained_on,
                          check_same_network, clock, command_line, differing, load_checkpoint,
                          model_config, rebuild, set_up, solving_folder, take_folder, task_rows,
                          write_config)
@@ -54,7 +54,7 @@ def main(argv=None):
     end = base["step"] + config.refine_steps
     config = dataclasses.replace(config, out_dir=f"{config.out_dir}/refine", max_steps=end,
                                  warmup=0.0, decay=config.refine_steps / max(1, end))
-    found = load_refined(config, base)
+    checkpoint = load_refined(config, base)
     config = solving_folder(config, base["config"])
     stale = check_folder(config)               # files of an older run in out_dir
     log = Log(config.out_dir, config.tensorboard)
@@ -63,12 +63,12 @@ def main(argv=None):
     data = load_data(config)
     data.lines.extend(canvas_lines(data.val + data.test, base["model_config"]["canvas"]))
     rows = task_rows(base["task_ids"], data.train + data.val + data.test)
-    check_known(config, data.val + data.test, rows)
+    check_trained_on(config, data.val + data.test, rows)
     tasks = [] if config.eval_only else training_tasks(config, data, base["path"])
-    stored = stored_drafts(found, tasks) if config.resume else None
+    stored = stored_drafts(checkpoint, tasks) if config.resume else None
 
     # ---- model, optimizer, resume
-    run = go_on(base, found, config, device, log, fingerprint(data))
+    run = build_run(base, checkpoint, config, device, log, fingerprint(data))
     take_folder(config.out_dir, stale)         # set-up succeeded
     run.stale = stale
     announce(data, run.model, log, machine)
@@ -80,7 +80,7 @@ def main(argv=None):
     refiner = Predictor(run.model, config, rows, device, log)
 
     # ---- fit, on drafts and without in turn
-    metrics, attempts, before = {}, {}, {}
+    metrics, attempts, base_attempts = {}, {}, {}
     write_config(log, config, given, machine, argv, canvas=refiner.canvas)
     if not config.eval_only:
         run.extra["drafts"] = stored or make_drafts(drafter, tasks, base)
@@ -91,21 +91,25 @@ def main(argv=None):
         fit(run, stream, (lambda: validate(refiner, queries, answered)) if queries else None)
         metrics["train_minutes"] = run.seconds / 60
 
-    # ---- predict and score, with the averaged weights
+    # ---- predict and score, with the averaged weights (--eval_only has loaded nothing else)
     if data.test:
         with averaged(run.model, run.optimizer):
-            scores, attempts, before = predict_and_score(drafter, refiner, data.test, run.step)
+            scores, attempts, base_attempts = predict_and_score(drafter, refiner, data.test,
+                                                                run.step)
         metrics.update(scores)
 
     # ---- summary
     metrics["minutes"] = (time.time() - started) / 60    # all but the imports
     log.summarize(metrics)
-    write_report(log, config, metrics, data.test, attempts, before)
+    write_report(log, config, metrics, data.test, attempts, base_attempts)
     return metrics
 
 
 class Refiner(GPT):
-    """The network of train.py with one pair index more, for the answer that follows a draft."""
+    """The network of train.py with one pair index more, for the answer that follows a draft.
+
+    A class of its own, as checkpoints hold its name: train.py and refine.py refuse each other's.
+    """
 
 
 def add_draft_pair(model, optimizer):
@@ -127,7 +131,7 @@ def add_draft_pair(model, optimizer):
     model.config = dataclasses.replace(model.config, n_pairs=model.config.n_pairs + 1)
 
 
-def go_on(base, found, config, device, log, data):
+def build_run(base, checkpoint, config, device, log, data):
     """Returns the Run that goes on from the base network, or from a refinement checkpoint."""
     model = Refiner(ModelConfig(**base["model_config"])).to(device)
     optimizer = Optimizer(model, config)
@@ -139,10 +143,10 @@ def go_on(base, found, config, device, log, data):
     run.first_step = run.step = base["step"]
     run.extra = dict(base=weights_hash(base))
     if config.resume:
-        run.resume(found, found["path"])
-    elif found:
-        model.load_state_dict(found["model"])
-        run.step = found["step"]
+        run.resume(checkpoint, checkpoint["path"])
+    elif checkpoint:
+        model.load_state_dict(checkpoint["model"])
+        run.step = checkpoint["step"]
     return run
 
 
@@ -225,18 +229,18 @@ def make_drafts(drafter, tasks, base):
     return drafts
 
 
-def stored_drafts(found, tasks):
+def stored_drafts(checkpoint, tasks):
     """Returns the drafts of a refinement checkpoint, as `make_drafts` does."""
     try:
-        for n, i, grid in found["drafts"]:
+        for n, i, grid in checkpoint["drafts"]:
             check_grid(grid, "a draft")
             tasks[n].test[i]
-        if not found["drafts"]:
+        if not checkpoint["drafts"]:
             raise ValueError("there is none")
     except Exception as error:
-        raise UserError(f"{found['path']}: its drafts are damaged, or of other tasks ({error}); "
-                        "train it anew with --overwrite") from None
-    return found["drafts"]
+        raise UserError(f"{checkpoint['path']}: its drafts are damaged, or of other tasks "
+                        f"({error}); train it anew with --overwrite") from None
+    return checkpoint["drafts"]
 
 
 class Drafts:
@@ -275,7 +279,8 @@ class Drafts:
         drawn = rng.choice(len(self.queries), most, replace=False, p=self.chances)
         drawn = drawn[np.cumsum(self.lengths[drawn]) <= c.batch_tokens]
         colors = np.array([self.recolor(self.queries[d], rng) for d in drawn])
-        return TrainingStep(self.set.pairs, self.set.documents.take(drawn)._replace(colors=colors))
+        documents = self.set.documents.take(drawn)._replace(colors=colors)
+        return TrainingStep(step, self.set.pairs, documents)
 
     def shows_banned(self, query, colors):
         """Returns whether a document shows a pair of val or test under a color table."""
@@ -286,7 +291,7 @@ class Drafts:
 
     def recolor(self, query, rng):
         """Returns a color table under which the document shows no pair of val or test."""
-        fixed = fixed_colors(query.task, self.config.demos == 0)
+        fixed = fixed_colors(query.task, self.config.demos > 0)
         for _ in range(8 if self.config.colors else 0):
             colors = random_colors(rng, fixed)
             if not self.shows_banned(query, colors):
@@ -312,7 +317,8 @@ class Alternating:
 def read_drafts(refiner, queries, drafts):
     """Returns a Prediction for each query that reads its draft; None where there is no draft.
 
-    The draft is the first proposal, too. A draft that is too long is not read.
+    The draft is also proposed: where the network keeps it, one forward pass verifies it. A draft
+    that is too long is not read.
     """
     readable = [k for k, grid in enumerate(drafts) if grid is not None and refiner.fits(grid)]
     predictions = [None] * len(queries)
@@ -339,8 +345,8 @@ def compare(queries, drafts, refined):
     grids = [draft if p is None or p.grid is None else p.grid for draft, p in zip(drafts, refined)]
     size = np.array([query.answer.size for query in queries])
     wrong, metrics = {}, {}
-    for name, found in (("before", drafts), ("after", grids)):
-        cells = np.array([wrong_cells(grid, query.answer) for grid, query in zip(found, queries)])
+    for name, judged in (("before", drafts), ("after", grids)):
+        cells = np.array([wrong_cells(grid, query.answer) for grid, query in zip(judged, queries)])
         metrics[f"single_{name}"] = float((cells == 0).mean())
         metrics[f"cells_{name}"] = float(np.where(cells < 0, 0, 1 - cells / size).mean())
         wrong[name] = cells
@@ -403,10 +409,11 @@ def predict_and_score(drafter, refiner, tasks, step):
             log(show.picture(query.task, query.test, p.grid, "refined"))
             pictures += 1
     metrics = compare(queries, drafts, refined)
-    for name, found in (("before", base_scores), ("without_draft", without), ("after", scores)):
+    parts = dict(before=base_scores, without_draft=without, after=scores)
+    for name, part in parts.items():
         for key in ("pass1", "pass2", "oracle", "pass1_by_votes", "pass2_by_votes"):
-            if key in found:
-                metrics[f"{key}_{name}"] = found[key]
+            if key in part:
+                metrics[f"{key}_{name}"] = part[key]
     metrics.update(tasks=scores["tasks"], views=config.views, step=step, source=config.test,
                    seconds=time.time() - started, times_scored=log.times_scored(config.test),
                    pretrained=refiner.model.config.pretrained or None)
@@ -456,13 +463,13 @@ def load_refined(config, base):
         return None
     path = config.init_from or f"{config.out_dir}/ckpt.pt"
     cure = "run refine.py without --eval_only or --resume first"
-    found = load_checkpoint(path, "Refiner", cure)
-    if found.get("base") != weights_hash(base):
+    checkpoint = load_checkpoint(path, "Refiner", cure)
+    if checkpoint.get("base") != weights_hash(base):
         raise UserError(f"{path}: learned to correct another network than {base['path']} holds "
                         "now; train it anew with --overwrite")
     grown = {**base["model_config"], "n_pairs": base["model_config"]["n_pairs"] + 1}
-    check_same_network(found, ModelConfig(**grown), path)
-    return {**found, "path": path}
+    check_same_network(checkpoint, ModelConfig(**grown), path)
+    return {**checkpoint, "path": path}
 
 
 def weights_hash(checkpoint):

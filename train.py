@@ -15,7 +15,7 @@ import math
 import time
 from pathlib import Path
 
-from config import UserError                   # before torch: it says how torch takes memory
+from config import UserError                   # before torch, which reads a variable set there
 import torch
 import torch.nn.functional as F
 
@@ -23,7 +23,7 @@ from arc import oned, show
 from arc.leaks import task_key
 from arc.report import write_report
 from arc.score import submission, votes_of
-from arc.tasks import canvas_for, canvas_lines, check_canvas, fingerprint, load_data
+from arc.sources import canvas_for, canvas_lines, check_canvas, fingerprint, load_data
 from engine import ranks
 from engine.batches import IGNORE, Batch, gather, pack, send, training_stream
 from engine.cuda_graphs import GraphedStep
@@ -31,7 +31,7 @@ from engine.devices import autocast, check_memory, is_compiled
 from engine.llama import check_llama, load_llama
 from engine.optim import Optimizer, averaged, learning_rate
 from engine.predict import Predictor, known_queries
-from engine.runs import (Log, Progress, Run, announce, as_trained, check_folder, check_known,
+from engine.runs import (Log, Progress, Run, announce, as_trained, check_folder, check_trained_on,
                          check_same_network, clock, command_line, interruptible, load_checkpoint,
                          model_config, rebuild, set_up, solving_folder, start_from, take_folder,
                          task_rows, write_config)
@@ -47,11 +47,11 @@ def main(argv=None):
         return solve(config, given, device, machine, argv)
     stale = check_folder(config)               # files of an older run in out_dir
     log = Log(config.out_dir, config.tensorboard)
-    source = f"{config.out_dir}/ckpt.pt" if config.resume else config.init_from
-    checkpoint = open_checkpoint(config, source) if source else None
+    start = f"{config.out_dir}/ckpt.pt" if config.resume else config.init_from
+    checkpoint = open_checkpoint(config, start) if start else None     # None of a Llama's folder
 
-    # ---- data: tasks after the leak guard. Row 0 of the task embedding is for tasks never trained
-    # on; with demonstrations in the documents it is trained, too
+    # ---- data: tasks after the leak guard. With task_embed task k owns row k of an embedding, from
+    # 1 on; row 0 stands for every task that was not trained on
     data = load_data(config)
     # an id alone is not enough to know a task by: files may be edited
     task_ids = [(task.id, task_key(task)) for task in data.train] if config.task_embed else []
@@ -68,11 +68,11 @@ def main(argv=None):
 
     # ---- resume: weights, optimizer, step; samples and dropout follow from the step
     if config.resume:
-        run.resume(checkpoint, source)
+        run.resume(checkpoint, start)
     elif checkpoint:
-        start_from(model, task_ids, checkpoint, source)
-    elif source:
-        load_llama(model, source)
+        start_from(model, task_ids, checkpoint, start)
+    elif start:                                # a Hugging Face folder
+        load_llama(model, start)
 
     # ---- fit
     stream = training_stream(config, data, rows, device)       # step i follows from (seed, i)
@@ -111,7 +111,7 @@ def fit(run, stream, validate=None):
     # processes that prepare the next steps
     workers = config.workers if config.workers >= 0 else 4 if device.type == "cuda" else 0
     steps = stream.steps(run.step, workers)
-    micro_tokens = ranks.micro_limit(config)   # tokens at once; halved when memory runs out
+    micro_tokens = ranks.tokens_at_once(config)   # tokens at once; halved when memory runs out
     # of the last step alone, over all outputs and over the queries'; left on the device
     losses, grad_norm = torch.zeros(2), torch.zeros(())
     progress = Progress(run)
@@ -131,7 +131,7 @@ def fit(run, stream, validate=None):
                 if keep:
                     run.save(f"step_{run.step:06d}.pt", training=False)
                 # schedule-free evaluates the average of the weights and trains other ones
-                if evaluate and validate and not stop and run.step != run.judged:
+                if evaluate and validate and not stop and run.step != run.validated_step:
                     with averaged(model, optimizer):
                         metrics = validate()
                     run.record_validation(metrics)
@@ -143,11 +143,12 @@ def fit(run, stream, validate=None):
             try:
                 step = next(steps)
             except (RuntimeError, ConnectionError, EOFError) as error:    # a worker died
-                if not interrupted():          # not of Ctrl-C as it started
+                # unless of Ctrl-C as it started: then the top of the loop saves and stops
+                if not interrupted():
                     run.worker_died(error, losses.tolist(), float(grad_norm))
                 continue
             # again with half as many tokens at once, where memory runs out
-            losses, micro_tokens = run.with_less_memory(
+            losses, micro_tokens = run.halve_if_out_of_memory(
                 lambda tokens: forward_backward(step, tokens), micro_tokens)
             grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(),
                                                        config.grad_clip or math.inf)
@@ -181,39 +182,46 @@ class ForwardBackward:
 
     def __call__(self, step, micro_tokens):
         """Leaves gradients. Returns the mean loss over all outputs and over the queries', (2,)."""
+        # dropout of step i follows from (seed, i), too, however often the step is tried
+        seed = self.config.seed * 1_000_003 + step.number
+        torch.manual_seed(seed + ranks.rank() * 2**40)
         # pairs from files are on the device already; generated ones come with the step
         pairs = self.stream.device_pairs if step.pairs is None else step.pairs.to(self.device)
         documents = step.documents.take(ranks.share(step.documents.lengths()))
-        # how many tokens of all outputs, and of the queries' outputs, all ranks are to predict
-        targets = [step.documents.count_targets(), step.documents.answer_lengths().sum()]
-        targets = send(torch.tensor(targets), self.device)
+        # target tokens of the whole step, on all ranks: of all outputs, of the queries' alone
+        totals = [step.documents.count_targets(), step.documents.answer_lengths().sum()]
+        totals = send(torch.tensor(totals), self.device)
         # compiled, each micro-batch is filled up to one size
         capacity = micro_tokens if self.compiled else 0
         losses = torch.zeros(2, device=self.device)
         for which in pack(documents.lengths(), micro_tokens):           # documents of a micro-batch
             # T tokens of the chosen documents, laid end to end
             batch = gather(pairs, documents.take(which), capacity, self.config.max_len)
-            losses = losses + self.work(*batch, targets)
+            losses = losses + self.work(*batch, totals)
         return ranks.sum_gradients(self.network.parameters(), losses)
 
     def micro_batch(self, *tensors):
-        """Forward and backward of a micro-batch; tensors: those of a Batch, the step's targets."""
-        batch, targets = Batch(*tensors[:-1]), tensors[-1]
+        """Forward and backward. tensors: the fields of a Batch, then totals (2,).
+
+        One by one, as a CUDA graph is recorded for the shapes of its input tensors.
+        """
+        *fields, totals = tensors
+        batch = Batch(*fields)
         if self.compiled:                      # the number of documents varies without recompiling
             torch._dynamo.mark_dynamic(batch.cu_seqlens, 0)
         with autocast(self.config, self.device):
             logits = self.network(batch.tokens, batch.coords, batch.cu_seqlens, batch.task_view)
         # logits (T, V); nll (T,), 0 where there is no target
         nll = F.cross_entropy(logits.float(), batch.targets, ignore_index=IGNORE, reduction="none")
-        loss = nll.sum() / targets[0]
+        loss = nll.sum() / totals[0]
         loss.backward()
         # what the log shows: the loss over the queries' outputs alone
-        query_loss = (nll.detach() * batch.is_query).sum() / targets[1]
+        query_loss = (nll.detach() * batch.is_query).sum() / totals[1]
         return torch.stack([loss.detach(), query_loss])
 
 
 def validate(predictor, queries, step):
-    """Judges the known answers of val, and shows one prediction as a picture. Returns metrics."""
+    """Scores the network on val's known answers, logs one prediction. Returns metrics."""
     # in one pass: if every token is the likeliest given the truth, greedy decoding answers the same
     metrics, exact = judge_answers(predictor, queries)
     parts = [f"loss {metrics['loss']:.4f}", f"cells {metrics['cells']:.1%}",
@@ -224,9 +232,9 @@ def validate(predictor, queries, step):
     predictor.log(f"  val: {'  '.join(parts)}")
     # a query that it fails, another one each time
     wrong = [query for query, right in zip(queries, exact) if not right] or queries
-    shown = wrong[7 * (step // predictor.config.eval_every) % len(wrong)]
-    (prediction,), _ = predictor.predict_queries([shown])
-    predictor.log(show.picture(shown.task, shown.test, prediction.grid, "prediction") + "\n")
+    query = wrong[7 * (step // predictor.config.eval_every) % len(wrong)]
+    (prediction,), _ = predictor.predict_queries([query])
+    predictor.log(show.picture(query.task, query.test, prediction.grid, "prediction") + "\n")
     return metrics
 
 
@@ -363,7 +371,7 @@ def solve(config, given, device, machine, argv):
         raise UserError(f"{path}: the network never saw a task turned: set --symmetries=False")
     # where rules live in the weights, tasks that were not trained on are refused
     rows = task_rows(checkpoint["task_ids"], data.test)
-    check_known(config, data.test, rows)
+    check_trained_on(config, data.test, rows)
     model = rebuild(checkpoint, device)
     check_folder(config)
     take_folder(config.out_dir)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from arc.tasks import check_grid, check_ids, first_of, load_tasks, plain, read_json
+from arc.sources import check_grid, check_ids, first_of, load_tasks, plain, read_json
 from arc.tokens import decode_grid
 from arc.views import unview_grid
 from config import UserError

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 
 from arc import oned
-from arc.tasks import load_tasks
+from arc.sources import load_tasks
 from arc.tokens import NAMES, encode_pair, trace
 from config import UserError
 

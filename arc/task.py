@@ -1,4 +1,4 @@
-"""What is solved and what is asked."""
+"""The two records that are passed everywhere: Task and Query."""
 from typing import NamedTuple
 
 import numpy as np

@@ -36,14 +36,14 @@ def view_pairs(pairs, symmetry, colors):
     return [tuple(view_grid(grid, symmetry, colors) for grid in pair) for pair in pairs]
 
 
-def fixed_colors(task, transductive):
+def fixed_colors(task, with_demos):
     """Returns the set of colors that a permutation leaves alone: 0, the background.
 
-    In the transductive form (no demonstrations in the prompt) also those that only outputs show:
-    no prompt could tell what they became. Judged from the demonstrations alone.
+    Without demonstrations in the prompt also those that only outputs show: no prompt could tell
+    what they became. Judged from the demonstrations alone.
     """
     fixed = {0}
-    if transductive:
+    if not with_demos:
         in_inputs, in_outputs = set(), set()
         for grid, answer in task.train:
             in_inputs.update(np.unique(grid).tolist())

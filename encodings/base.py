@@ -10,11 +10,12 @@ class Encoding(nn.Module):
 
     coords (..., 4) are integers: index in the document, pair index * 2 + input/output, row, column.
     Rows and columns are below canvas = 2^levels.
-    features(coords) -> (..., dim) is joined to the token's embedding. To join and project is
-        E[token] + W f, so this class owns W, `proj`, and adds W f.
+    features(coords) -> (..., dim): numbers that describe the position. This class multiplies them
+        by a learned matrix, `proj`, and adds the result to the token's embedding. (To join them
+        to a one-hot token and to project both is the same.)
     vector(coords) -> (..., C) is added instead: of tables, or of layers of its own.
-    angles(coords) -> None or (..., n_head or 1, hs / 2) turns queries and keys (RoFormer,
-        arXiv 2104.09864).
+    angles(coords) -> None or (..., n_head or 1, hs / 2): by which queries and keys are rotated
+        (RoFormer, arXiv 2104.09864).
     What is added starts with a root mean square of 1, whatever it is made of: `scale_to_one`.
     """
     dim = 0

@@ -1,6 +1,17 @@
 """The encodings by name: `encoding = "quadtree"` in a config.
 
-To add one: a file like quadtree.py, and a line here.
+To add one: a line here, `"diagonal": "diagonal.Diagonal"`, and a file encodings/diagonal.py:
+
+    from .base import Encoding
+
+    class Diagonal(Encoding):
+        def setup(self, config):
+            self.dim = 1                       # numbers for each token
+
+        def features(self, coords):            # (..., 4): index, pair and side, row, column
+            return coords[..., 2:].sum(-1, keepdim=True).float()
+
+    python train.py config/quadtree.py --encoding=diagonal --out_dir=out/diagonal
 """
 import difflib
 import importlib

@@ -1,4 +1,4 @@
-"""No position at all: the control. What is left is what causal attention and `row` tokens tell."""
+"""No position at all: the control. Causal attention and `row` tokens remain."""
 from .base import Encoding
 
 

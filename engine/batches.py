@@ -20,8 +20,8 @@ from arc.views import IDENTITY, SYMMETRIES, fixed_colors, random_colors, transfo
 from config import UserError
 
 IGNORE = -100                                  # cross_entropy's label for "no target here"
-DOCUMENT_MULTIPLE = 16                         # padded batches have a multiple of so many documents
-DEMO, QUERY = 1, 2                             # kinds of slices; 0: nothing of it is a target
+DOCUMENT_MULTIPLE = 16                         # of the number of documents in a padded batch
+NO_TARGET, DEMO, QUERY = 0, 1, 2               # kinds of slices: NO_TARGET is a draft, or filler
 
 
 def send(tensor, device):
@@ -65,8 +65,8 @@ class PairSlices(NamedTuple):
     document: np.ndarray
     pair_index: np.ndarray                     # in its document
     first_index: np.ndarray                    # index in the document of its first token
-    kind: np.ndarray                           # DEMO, QUERY or 0
-    targets: np.ndarray                        # tokens of its output, `end` included
+    kind: np.ndarray                           # NO_TARGET, DEMO or QUERY
+    n_targets: np.ndarray                      # tokens of its output, `end` included
 
 
 class Documents(NamedTuple):
@@ -82,19 +82,19 @@ class Documents(NamedTuple):
 
     def count_targets(self):
         """Returns the number of target tokens: those of all outputs but drafts."""
-        return self.slices.targets[self.slices.kind > 0].sum()
+        return self.slices.n_targets[self.slices.kind != NO_TARGET].sum()
 
     def answer_lengths(self):
         """Returns how many tokens the query's output has in each document, (D,)."""
-        return self.slices.targets[self.slices.kind == QUERY]
+        return self.slices.n_targets[self.slices.kind == QUERY]
 
     def cut_answers(self, kept):
         """Returns the documents with only the first kept (D,) tokens of their query's output."""
-        length, targets = self.slices.length.copy(), self.slices.targets.copy()
+        length, n_targets = self.slices.length.copy(), self.slices.n_targets.copy()
         query = self.slices.kind == QUERY
         length[query] -= self.answer_lengths() - kept
-        targets[query] = kept
-        return self._replace(slices=self.slices._replace(length=length, targets=targets))
+        n_targets[query] = kept
+        return self._replace(slices=self.slices._replace(length=length, n_targets=n_targets))
 
     def take(self, which):
         """Returns the documents numbered `which`, renumbered."""
@@ -124,12 +124,13 @@ def build_documents(pairs, plans):
     rows = []
     for d, plan in enumerate(plans):
         first_index = 0
-        kinds = [DEMO] * (len(plan.pairs) - 1 - plan.draft) + [0] * plan.draft + [QUERY]
+        n_demos = len(plan.pairs) - 1 - plan.draft
+        kinds = [DEMO] * n_demos + [NO_TARGET] * plan.draft + [QUERY]
         for k, (p, kind) in enumerate(zip(plan.pairs, kinds)):
             length = pairs.length[p, plan.symmetry]
-            targets = length - pairs.prompt[p, plan.symmetry]
+            n_targets = length - pairs.prompt[p, plan.symmetry]
             start = pairs.start[p, plan.symmetry]
-            rows.append((start, length, d, k, first_index, kind, targets))
+            rows.append((start, length, d, k, first_index, kind, n_targets))
             first_index += length
     columns = np.array(rows, np.int64).reshape(-1, len(PairSlices._fields)).T
     colors = np.array([plan.colors for plan in plans], np.int64)
@@ -138,7 +139,7 @@ def build_documents(pairs, plans):
 
 
 def fit_demos(lengths, query, limit):
-    """Returns the numbers of the demonstrations that fit, in their order, each that still does.
+    """Returns the numbers of the demonstrations that fit: each in turn is kept if it still fits.
 
     lengths: tokens of each. query: tokens of the query. limit: tokens of a document. None where not
     even the query fits.
@@ -195,11 +196,11 @@ def pad(documents, capacity, max_len):
     lengths = documents.lengths()
     filler = [min(max_len, capacity - a) for a in range(lengths.sum(), capacity, max_len)]
     empty = -(len(lengths) + len(filler)) % DOCUMENT_MULTIPLE
-    rows = np.zeros((len(filler), len(PairSlices._fields)), np.int64)
-    rows[:, 1] = filler
-    columns = [np.concatenate(both) for both in zip(documents.slices, rows.T)]
+    zeros = PairSlices(*np.zeros((len(PairSlices._fields), len(filler)), np.int64))
+    ignored = zeros._replace(length=np.array(filler, np.int64))        # its kind is NO_TARGET
+    slices = PairSlices(*map(np.concatenate, zip(documents.slices, ignored)))
     lengths = np.concatenate([lengths, filler, np.zeros(empty)]).astype(int)
-    return PairSlices(*columns), lengths
+    return slices, lengths
 
 
 def gather(pairs, documents, capacity=0, max_len=0):
@@ -216,21 +217,23 @@ def gather(pairs, documents, capacity=0, max_len=0):
     s = PairSlices(*ready(np.stack(slices)))
     colors, task_view = ready(documents.colors), ready(documents.task_view)
 
-    segment = torch.arange(len(s.start), device=device)
-    segment = torch.repeat_interleave(segment, s.length, output_size=T)         # (T,)
+    # of each of the T tokens: the slice that it comes from, and its index in pairs.tokens
+    piece = torch.arange(len(s.start), device=device)
+    piece = torch.repeat_interleave(piece, s.length, output_size=T)             # (T,)
     begins = s.length.cumsum(0) - s.length
-    place = torch.arange(T, device=device) - begins[segment] + s.start[segment]
-    place = place % len(pairs.tokens)          # filler may be longer than all pairs together
-    document, kind = s.document[segment], s.kind[segment]
-    tokens = colors[document, pairs.tokens[place].long()]
+    source = torch.arange(T, device=device) - begins[piece] + s.start[piece]
+    source = source % len(pairs.tokens)        # filler may be longer than all pairs together
+    document, kind = s.document[piece], s.kind[piece]
+    tokens = colors[document, pairs.tokens[source].long()]
+    # a pair's coordinates begin at 0: moved to where the pair stands in its document
     zero = torch.zeros_like(s.start)
-    shift = torch.stack([s.first_index, 2 * s.pair_index, zero, zero], 1)       # (S, 4)
-    coords = pairs.coords[place].long() + shift[segment]
+    moved = torch.stack([s.first_index, 2 * s.pair_index, zero, zero], 1)       # (S, 4)
+    coords = pairs.coords[source].long() + moved[piece]
 
     # an output's `end` stands in the output, too
-    in_output = torch.where(coords[:, 1] % 2 == 1, kind, 0)
+    in_output = torch.where(coords[:, 1] % 2 == 1, kind, NO_TARGET)
     targets = torch.full_like(tokens, IGNORE)
-    targets[:-1] = torch.where(in_output[1:] > 0, tokens[1:], IGNORE)
+    targets[:-1] = torch.where(in_output[1:] != NO_TARGET, tokens[1:], IGNORE)
     is_query = torch.zeros_like(tokens)
     is_query[:-1] = in_output[1:] == QUERY
     return Batch(tokens, coords, ready(ends), task_view[document], targets, is_query, document)
@@ -242,6 +245,7 @@ def gather(pairs, documents, capacity=0, max_len=0):
 
 class TrainingStep(NamedTuple):
     """The documents of one step."""
+    number: int                                # of the step, from 0
     pairs: Pairs                               # None: those that the stream keeps on the device
     documents: Documents
     dropped_demos: int = 0                     # demonstrations of these documents that did not fit
@@ -289,7 +293,7 @@ class Generated:
             colors = random_colors(rng) if c.colors else IDENTITY
             task = task._replace(train=view_pairs(task.train, symmetry, colors),
                                  test=view_pairs(task.test, symmetry, colors))
-            if any(pair_key(*pair) in self.banned for pair in self.shown(task)):
+            if any(pair_key(*pair) in self.banned for pair in self.pairs_in_document(task)):
                 rejected += 1
                 if rejected > self.TRIES:
                     raise UserError(f"{self.TRIES} generated tasks in one step hold a pair of val "
@@ -297,15 +301,15 @@ class Generated:
                 continue
             yield task, symmetry
 
-    def shown(self, task):
-        """Returns the pairs of a task that its document shows."""
+    def pairs_in_document(self, task):
+        """Returns the demonstrations and the query pair that a task's document holds."""
         return [*task.train[:self.config.demos], *task.test[:1]]
 
     def step_tasks(self, step):
         """Returns those of `tasks` that fit in a step."""
         used, out = 0, []
         for task, symmetry in self.tasks(step):
-            for pair in self.shown(task):
+            for pair in self.pairs_in_document(task):
                 used += 3 + sum(grid_length(*grid.shape) for grid in pair)
             if used > self.config.batch_tokens:
                 return out
@@ -314,15 +318,15 @@ class Generated:
     def __getitem__(self, step):
         pairs, plans, symmetries = [], [], []
         for task, symmetry in self.step_tasks(step):
-            shown = self.shown(task)
-            numbers = range(len(pairs), len(pairs) + len(shown))
+            own = self.pairs_in_document(task)
+            numbers = range(len(pairs), len(pairs) + len(own))
             plans.append(DocumentPlan(numbers, 0, IDENTITY, 0))
             symmetries.append(symmetry)        # the tasks are turned already; this names the view
-            pairs += shown
+            pairs += own
         encoded = Pairs(pairs)
         documents = build_documents(encoded, plans)
         documents.task_view[:, 1] = symmetries
-        return TrainingStep(encoded, documents)
+        return TrainingStep(step, encoded, documents)
 
     def steps(self, start, workers):
         """Returns the steps from `start` on, prepared by that many processes."""
@@ -349,6 +353,15 @@ def loader(dataset, workers, order=None):
 def random_round(value, rng):
     """Returns a whole number that is `value` on average."""
     return int(value) + (value % 1 > 0 and rng.random() < value % 1)
+
+
+class Drawn(NamedTuple):
+    """A document of `FromTasks` that waits for a step."""
+    length: int                                # tokens
+    pairs: list                                # numbers of its pairs, the query's last
+    symmetry: int
+    task: int                                  # number of the task
+    dropped_demos: int                         # demonstrations that did not fit
 
 
 class FromTasks(IterableDataset):
@@ -378,7 +391,7 @@ class FromTasks(IterableDataset):
         self.device_pairs = Pairs(pairs, SYMMETRIES if config.symmetries else 1).to(device)
         self.check_lengths()
         # colors that stay: without demonstrations in the document, and with
-        self.fixed = [(fixed_colors(task, True), fixed_colors(task, False)) for task in tasks]
+        self.fixed = [(fixed_colors(task, False), fixed_colors(task, True)) for task in tasks]
 
     def check_lengths(self):
         longest = self.device_pairs.length.max(1)
@@ -402,7 +415,7 @@ class FromTasks(IterableDataset):
         return [part for part in np.split(order, np.cumsum(sizes)) if len(part)]
 
     def epoch(self, rng):
-        """Yields documents: (tokens, pair numbers, symmetry, task number, dropped_demos)."""
+        """Yields one Drawn document after the other."""
         limit, length = self.config.downweight_above, self.device_pairs.length
         parts = []
         for t, numbers in enumerate(self.numbers):
@@ -418,7 +431,7 @@ class FromTasks(IterableDataset):
             demos, query = order[:-1], order[-1]
             kept = fit_demos(length[demos, s], length[query, s], self.config.max_len)
             order = [*demos[kept], query]
-            yield int(length[order, s].sum()), order, s, t, len(demos) - len(kept)
+            yield Drawn(int(length[order, s].sum()), order, s, t, len(demos) - len(kept))
 
     def steps(self, start, workers):
         """Returns the steps from `start` on. They follow from each other: one worker at most."""
@@ -438,25 +451,25 @@ class FromTasks(IterableDataset):
             while True:
                 while len(window) < self.WINDOW:
                     window.append(next(source))
-                fits = [i for i, (length, *_) in enumerate(window) if length <= room]
+                fits = [i for i, drawn in enumerate(window) if drawn.length <= room]
                 if not fits:
                     break
                 oldest_fits = fits[0] == 0
-                i = 0 if oldest_fits else max(fits, key=lambda i: window[i][0])
+                i = 0 if oldest_fits else max(fits, key=lambda i: window[i].length)
                 chosen.append(window.pop(i))
-                room -= chosen[-1][0]
+                room -= chosen[-1].length
             if step >= self.start:
-                plans = [self.plan_document(step, i, *document[1:4])
-                         for i, document in enumerate(chosen)]
-                dropped = sum(document[4] for document in chosen)
-                yield TrainingStep(None, build_documents(self.device_pairs, plans), dropped)
+                plans = [self.plan_document(step, i, drawn) for i, drawn in enumerate(chosen)]
+                dropped = sum(drawn.dropped_demos for drawn in chosen)
+                yield TrainingStep(step, None, build_documents(self.device_pairs, plans), dropped)
 
-    def plan_document(self, step, i, order, symmetry, t):
+    def plan_document(self, step, i, drawn):
         """Returns the DocumentPlan of document i of a step, with a random view of the colors."""
         rng = np.random.default_rng([self.config.seed, step, i])
-        with_demos = len(order) > 1
-        colors = random_colors(rng, self.fixed[t][with_demos]) if self.config.colors else IDENTITY
-        task_row = self.task_rows.get(self.tasks[t].id, 0)
+        with_demos = len(drawn.pairs) > 1
+        fixed = self.fixed[drawn.task][with_demos]
+        colors = random_colors(rng, fixed) if self.config.colors else IDENTITY
+        task_row = self.task_rows.get(self.tasks[drawn.task].id, 0)
         if with_demos and rng.random() < 0.1:
             task_row = 0                       # row 0 learns to stand for a task never seen
-        return DocumentPlan(order, symmetry, colors, task_row)
+        return DocumentPlan(drawn.pairs, drawn.symmetry, colors, task_row)

@@ -46,6 +46,8 @@ def update(y, grad, state, rates, knobs):
     scale = 0.2 * max(y.shape[1:]) ** 0.5
     step = lr * (scale * orthogonalize(nesterov.to(matmul_dtype(y.device))) + decay * y)
     if average:
+        # z' = z - step; x' = (1 - share) x + share z'; y' = (1 - average) z' + average x', with x
+        # taken from y = (1 - average) z + average x
         y.lerp_(state["z"], share).add_(step * (average * (1 - share) - 1))
         state["z"].sub_(step)
     else:

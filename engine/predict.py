@@ -29,27 +29,27 @@ def make_queries(tasks, views, config):
     """
     queries = []
     for t, task in enumerate(tasks):
-        rng, fixed = np.random.default_rng([0, t]), fixed_colors(task, config.demos == 0)
+        rng, fixed = np.random.default_rng([0, t]), fixed_colors(task, config.demos > 0)
         # of each test input: prompt -> (symmetry, colors, demos)
         distinct = [{} for _ in task.test]
-        for attempt in range(8 * views):
-            symmetry = attempt % SYMMETRIES if config.symmetries else 0
-            colors = random_colors(rng, fixed) if config.colors and attempt else IDENTITY
+        for trial in range(8 * views):         # random views may show what an earlier one shows
+            symmetry = trial % SYMMETRIES if config.symmetries else 0
+            colors = random_colors(rng, fixed) if config.colors and trial else IDENTITY
             demos = np.arange(len(task.train))
-            if attempt and 0 < config.demos < len(demos):
+            if trial and 0 < config.demos < len(demos):
                 demos = rng.permutation(demos)
             demos = sorted(demos[:config.demos].tolist())
             pairs = view_pairs([task.train[k] for k in demos], symmetry, colors)
-            shown = [grid_key(grid) for pair in pairs for grid in pair]
-            for found, (grid, _) in zip(distinct, task.test):
-                if len(found) < views:
-                    prompt = (*shown, grid_key(view_grid(grid, symmetry, colors)))
-                    found.setdefault(prompt, (symmetry, colors, tuple(demos)))
-            if all(len(found) == views for found in distinct):
+            demo_keys = [grid_key(grid) for pair in pairs for grid in pair]
+            for view_of, (grid, _) in zip(distinct, task.test):
+                if len(view_of) < views:
+                    prompt = (*demo_keys, grid_key(view_grid(grid, symmetry, colors)))
+                    view_of.setdefault(prompt, (symmetry, colors, tuple(demos)))
+            if all(len(view_of) == views for view_of in distinct):
                 break
-        for i, found in enumerate(distinct):
-            for view, shown_as in enumerate(found.values()):
-                queries.append(Query(task, i, view, *shown_as))
+        for i, view_of in enumerate(distinct):
+            for number, view in enumerate(view_of.values()):
+                queries.append(Query(task, i, number, *view))
     return queries
 
 
@@ -71,19 +71,20 @@ class QuerySet:
         self.fitting = []                      # numbers of the queries that have a document
         self.dropped_demos = 0                 # demonstrations that did not fit
         self.expected_lengths = []             # about how many tokens will be decoded, (D,)
-        first, numbers = self.encode(queries, config, device)
+        first_demo, query_pairs = self.encode(queries, config, device)
         plans = []
-        for q, (query, own) in enumerate(zip(queries, numbers)):
-            s, answer = query.symmetry, own[-1]
+        for q, (query, own) in enumerate(zip(queries, query_pairs)):
+            s, last = query.symmetry, own[-1]  # the last pair is (input, proposal)
             length, prompt = self.pairs.length[:, s], self.pairs.prompt[:, s]
-            train = first[id(query.task)] + np.arange(len(query.task.train))
+            train = first_demo[id(query.task)] + np.arange(len(query.task.train))
             demos = train[list(query.demos)]
-            reserved = length[own[:-1]].sum() + prompt[answer] + config.max_answer
+            reserved = length[own[:-1]].sum() + prompt[last] + config.max_answer
             kept = fit_demos(length[demos], reserved, config.max_len)
-            if kept is None or length[answer] - prompt[answer] > config.max_answer:
+            # a proposal longer than max_answer cannot be judged
+            if kept is None or length[last] - prompt[last] > config.max_answer:
                 continue
-            shown = [*demos[kept], *own]
-            if self.sides[shown].max() >= canvas:
+            pairs = [*demos[kept], *own]       # of the document, by number
+            if self.sides[pairs].max() >= canvas:
                 continue
             self.fitting.append(q)
             self.dropped_demos += len(demos) - len(kept)
@@ -91,7 +92,7 @@ class QuerySet:
             self.expected_lengths.append(expected)
             row = task_rows.get(query.task.id, 0)
             draft = query.draft is not None
-            plans.append(DocumentPlan(shown, s, query.colors, row, draft))
+            plans.append(DocumentPlan(pairs, s, query.colors, row, draft))
         self.documents = build_documents(self.pairs, plans)
 
     def encode(self, queries, config, device):
@@ -101,29 +102,29 @@ class QuerySet:
         (nothing, proposal). Returns ({id of the task object: number of its first demonstration},
         pair numbers of each query).
         """
-        pairs, first, number_of, numbers = [], {}, {}, []
+        pairs, first_demo, number_of, query_pairs = [], {}, {}, []
         for query in queries:
             task = query.task
-            if id(task) not in first:
-                first[id(task)] = len(pairs)
+            if id(task) not in first_demo:
+                first_demo[id(task)] = len(pairs)
                 pairs += task.train
             grid = task.test[query.test][0]
             own = [(grid, query.proposal)]
             if query.draft is not None:
                 own = [(grid, query.draft), (None, query.proposal)]
-            found = []
+            numbers = []
             for pair in own:
                 key = id(task), *(None if grid is None else grid_key(grid) for grid in pair)
                 if key not in number_of:
                     number_of[key] = len(pairs)
                     pairs.append(pair)
-                found.append(number_of[key])
-            numbers.append(found)
+                numbers.append(number_of[key])
+            query_pairs.append(numbers)
         # the longest side of each pair's grids
         self.sides = np.array([max((max(grid.shape) for grid in pair if grid is not None),
                                    default=0) for pair in pairs])
         self.pairs = Pairs(pairs, SYMMETRIES if config.symmetries else 1).to(device)
-        return first, numbers
+        return first_demo, query_pairs
 
     def truncate(self, kept):
         """Returns this set with only the first kept (D,) tokens of the proposals, to decode on."""
@@ -191,11 +192,11 @@ class Predictor:
             batch = query_set.batch(proposed[which])
             with autocast(c, self.device):
                 logits = self.model(batch.tokens, batch.coords, batch.cu_seqlens, batch.task_view)
-            asked = batch.is_query.bool()
-            targets, logits = batch.targets[asked], logits.float()[asked]
+            judged = batch.is_query.bool()
+            targets, logits = batch.targets[judged], logits.float()[judged]
             logprobs = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
-            found = batch.document[asked], targets, logprobs, logits.argmax(-1) == targets
-            return [x.cpu().numpy() for x in found]
+            columns = batch.document[judged], targets, logprobs, logits.argmax(-1) == targets
+            return [x.cpu().numpy() for x in columns]
 
         proposed = np.flatnonzero(documents.answer_lengths())
         # more at once than in training: no gradient is kept
@@ -236,9 +237,9 @@ class Predictor:
         """Returns an Answer for each document of the set, or None where it came to none.
 
         A proposal is verified in one forward pass; decoding goes on after the prefix that the
-        network agrees with: of `3 3 row 3 0 row end` it keeps `3 3 row 3` where it would say `3`.
-        Greedily that gives the answer it would find alone, up to rounding, and sooner (speculative
-        decoding, arXiv 2211.17192).
+        network agrees with: of `3 3 row 3 0 row end` it keeps `3 3 row 3` where it predicts `3` and
+        not `0`. Greedily that gives the answer it would find alone, up to rounding, and sooner
+        (speculative decoding, arXiv 2211.17192).
         """
         scores = self.teacher_force(query_set)
         D = len(query_set.fitting)
@@ -261,12 +262,12 @@ class Predictor:
     def decode_rest(self, query_set, answers, prefixes, which):
         """Fills in the answers of documents `which`, after their prefixes (tokens, logprobs)."""
         c = self.config
-        room = c.max_answer - query_set.documents.answer_lengths()
+        limits = c.max_answer - query_set.documents.answer_lengths()    # new tokens of each
 
         def work(part):
             batch = query_set.batch(part)
             with autocast(c, self.device):
-                return generate(self.model, batch, room[part], run_steps)
+                return generate(self.model, batch, limits[part], run_steps)
         done, logged = len(answers) - len(which), time.time()
         parts = query_set.decode_batches(c.predict_tokens, which)
         for part, found in self.share_out(work, parts, "predict_tokens"):
@@ -313,11 +314,11 @@ class Predictor:
 
         A few views are decoded first, and what they vote for is proposed to the others.
         """
-        shown = self.config.demos
-        longer = sum(len(task.train) > shown for task in tasks)
-        if shown and longer:
-            self.log(f"  {longer} of {len(tasks)} tasks have more than demos = {shown} "
-                     f"demonstrations: a view shows {shown} of them, others than the next view")
+        n_demos = self.config.demos
+        longer = sum(len(task.train) > n_demos for task in tasks)
+        if n_demos and longer:
+            self.log(f"  {longer} of {len(tasks)} tasks have more than demos = {n_demos} "
+                     f"demonstrations: a view shows {n_demos} of them, others than the next view")
         queries = make_queries(tasks, views, self.config)
         early = [query for query in queries if query.view < 1 + views // 16]
         late = [query for query in queries if query.view >= 1 + views // 16]

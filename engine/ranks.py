@@ -73,7 +73,7 @@ def share(lengths):
     return np.sort(np.array(own, int))
 
 
-def micro_limit(config):
+def tokens_at_once(config):
     """Returns how many tokens a rank processes at once at most, a little above an even share.
 
     `share` comes within 82 tokens of even: ARC-1's documents, 2 to 8 ranks, 300 steps. A rank that

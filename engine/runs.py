@@ -87,7 +87,7 @@ class Log:
                 record = json.loads(line)
                 step = int(record.get("step", 0))
                 if record["kind"] == "val":
-                    rank_of(record)
+                    quality(record)
                 found.append({**record, "kind": record["kind"], "step": step})
             except Exception:
                 damaged += 1
@@ -411,7 +411,7 @@ def task_rows(task_ids, tasks):
     return rows
 
 
-def check_known(config, tasks, rows):
+def check_trained_on(config, tasks, rows):
     """UserError where rules live in the weights and a task was not trained on."""
     unknown = [task.id for task in tasks if task.id not in rows]
     if config.demos == 0 and unknown:
@@ -432,8 +432,8 @@ MAY_CHANGE = {*CALL, "log_every", "keep_every", "views", "rerank_views", "predic
               "micro_tokens"} - {"dtype"}
 
 
-def rank_of(metrics):
-    """Returns what the best checkpoint on val has most of: (exact, -loss)."""
+def quality(metrics):
+    """Returns (exact, -loss) of val's metrics: the largest is the best checkpoint's."""
     return float(metrics["exact"]), -float(metrics["loss"])
 
 
@@ -441,14 +441,14 @@ class Run:
     """What training changes, and how it is saved and restored."""
 
     def __init__(self, config, model, optimizer, task_ids, log, data=""):
-        """data: a fingerprint of the tasks (arc.tasks), which --resume must find unchanged."""
+        """data: a fingerprint of the tasks (arc.sources), which --resume must find unchanged."""
         self.config, self.model, self.optimizer = config, model, optimizer
         self.task_ids, self.log, self.data = task_ids, log, data
         self.device = next(model.parameters()).device
         self.first_step = self.step = 0        # first_step: of refine.py, the base network's
         self.seconds = 0.0
         self.best = None                       # (exact, -loss) on val
-        self.judged = None                     # the step at which val was, before a resume
+        self.validated_step = None             # the last one whose metrics of val are on record
         self.dropped_demos = 0                 # demonstrations that did not fit, so far
         self.stale = []                        # files that the first checkpoint replaces
         self.extra = {}                        # what else a checkpoint holds, for refine.py
@@ -504,10 +504,10 @@ class Run:
         self.step, self.seconds = found["step"], found["seconds"]
         self.dropped_demos = found["dropped_demos"]
         # a checkpoint is written before its step is judged, so the records know more
-        judged = {record["step"]: rank_of(record) for record in self.log.records()
-                  if record["kind"] == "val" and record["step"] <= self.step}
-        self.judged = max(judged, default=None)
-        self.best = max([*judged.values(), found["best"] or ()]) or None
+        recorded = {record["step"]: quality(record) for record in self.log.records()
+                    if record["kind"] == "val" and record["step"] <= self.step}
+        self.validated_step = max(recorded, default=None)
+        self.best = max([*recorded.values(), found["best"] or ()]) or None
 
     def begin(self):
         """Removes the records that a resumed run will make again; training mode."""
@@ -520,8 +520,8 @@ class Run:
 
     def record_validation(self, metrics):
         """Records the metrics of val, and saves best.pt where they are the best so far."""
-        if self.best is None or rank_of(metrics) > self.best:
-            self.best = rank_of(metrics)
+        if self.best is None or quality(metrics) > self.best:
+            self.best = quality(metrics)
             self.save("best.pt", training=False)
         # last, as a step that is on record is not judged again
         self.log.record(kind="val", step=self.step, seconds=self.seconds, **metrics)
@@ -552,11 +552,9 @@ class Run:
         ranks.leave()
         raise SystemExit(128 + number)
 
-    def with_less_memory(self, work, micro_tokens):
+    def halve_if_out_of_memory(self, work, micro_tokens):
         """Returns (work(micro_tokens), micro_tokens), these halved until memory suffices."""
         while True:
-            # dropout of step i follows from (seed, i) too, however often the step is tried
-            torch.manual_seed(self.config.seed * 1_000_003 + self.step + ranks.rank() * 2**40)
             try:
                 return work(micro_tokens), micro_tokens
             except RuntimeError as error:
@@ -653,10 +651,10 @@ def command_line(main, verb):
     except (UserError, OSError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not is_out_of_memory(error):
             raise
-        if ranks.rank():                       # rank 0 may have the same to say; then torchrun
-            time.sleep(5)                      # ends this process
+        if ranks.rank():                       # rank 0 may report the same error first; then
+            time.sleep(5)                      # torchrun ends this process
         sys.exit(f"error: {describe_error(error)}")
-    finally:                                   # Python takes torch down yet: nothing to interrupt
+    finally:                                   # Python still unloads torch: Ctrl-C just ends that
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

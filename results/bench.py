@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 import model as network
 from arc.leaks import task_key
-from arc.tasks import load_data
+from arc.sources import load_data
 from engine.batches import PairSlices
 from engine.cuda_graphs import run_steps
 from engine.devices import autocast, pick_device

@@ -12,7 +12,7 @@ from runs import HERE                          # first: it makes the project's m
 from arc.files import write_text
 from arc.oned import family_of
 from arc.show import LIGHT, PALETTE, compare
-from arc.tasks import load_data
+from arc.sources import load_data
 from config import UserError, load_config
 from engine.devices import pick_device
 from engine.predict import Predictor, make_queries

@@ -11,7 +11,7 @@ import time
 import runs                                    # noqa: F401  first: it finds the project
 from config import load_config
 from arc.score import same
-from arc.tasks import load_data
+from arc.sources import load_data
 from engine.devices import pick_device
 from engine.predict import Predictor
 from engine.runs import from_checkpoint, task_rows

@@ -41,7 +41,7 @@ import torch  # noqa: E402
 
 import refine  # noqa: E402
 import train  # noqa: E402
-from arc.tasks import load_tasks  # noqa: E402
+from arc.sources import load_tasks  # noqa: E402
 from config import Config, UserError  # noqa: E402
 from engine.runs import command_line, load_checkpoint  # noqa: E402
 

@@ -465,7 +465,7 @@ def test_generated_steps_hold_no_pair_of_val_or_test_as_the_network_sees_them():
     def count_banned(stream):
         found = 0
         for step in range(20):
-            pairs, documents, _ = stream[step]
+            _, pairs, documents, _ = stream[step]
             tokens = gather(pairs, documents).tokens.numpy()
             for pair in np.split(tokens, np.flatnonzero(tokens == START)[1:]):
                 a, b = np.split(pair[1:-1], np.flatnonzero(pair[1:-1] == OUT))

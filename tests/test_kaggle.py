@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from arc.tasks import check_grid
+from arc.sources import check_grid
 from conftest import ROOT, TINY, flags, flip_tasks, make_task, write_tasks
 
 PAGE = (ROOT / "results" / "kaggle.md").read_text(encoding="utf-8")

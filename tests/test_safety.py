@@ -17,7 +17,7 @@ import train
 from arc import files
 from arc.files import append_line, whole_file, write_text
 from arc.task import Task
-from arc.tasks import Data, fingerprint
+from arc.sources import Data, fingerprint
 from config import Config, UserError, load_config
 from engine import runs
 from engine.predict import make_queries

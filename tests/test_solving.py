@@ -7,7 +7,7 @@ import torch
 
 import refine
 import train
-from arc.tasks import canvas_lines
+from arc.sources import canvas_lines
 from config import Config, UserError
 from conftest import (ROOT, TINY, filled_model, flags, flip_tasks, grid, make_task, records,
                       tiny_config, write_tasks)

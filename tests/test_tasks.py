@@ -12,7 +12,7 @@ import pytest
 
 from arc.leaks import form_key, guard, held_out, pair_key
 from arc.task import Task, grids_of
-from arc.tasks import (canvas_for, canvas_lines, check_canvas, load_data, load_tasks, read_file,
+from arc.sources import (canvas_for, canvas_lines, check_canvas, load_data, load_tasks, read_file,
                        split_sources)
 from arc.tokens import (COLORS, END, OUT, ROW, START, VOCAB, decode_grid, encode_grid, encode_pair,
                         trace)
@@ -135,8 +135,8 @@ def test_random_colors_permute_the_free_colors_only():
 def test_colors_that_only_outputs_show_are_fixed_where_nothing_tells_them():
     # 3 and 4 are new in an output; 6 and 7 are new in the test output alone
     task = make_task("t", "12 > 13; 2 > 4", "25 > 67")
-    assert fixed_colors(task, transductive=True) == {0, 3, 4}
-    assert fixed_colors(task, transductive=False) == {0}
+    assert fixed_colors(task, with_demos=False) == {0, 3, 4}
+    assert fixed_colors(task, with_demos=True) == {0}
 
 
 # ------------------------------------------------------------------------------------------------
@@ -268,11 +268,11 @@ def test_lists_of_pairs_are_tasks_of_demonstrations_alone(tmp_path):
 def test_marks_behind_a_source_take_whole_numbers(tmp_path):
     file = write_tasks(tmp_path / "tasks.json", flip_tasks(12))
     for number in ("0", "x", "-1", "", "1@2", "\u00b2"):
-        cure = "behind @ stands how many.*1 or more"
+        cure = "after @ comes the number of.*1 or more"
         with pytest.raises(UserError, match=f"tasks.json@{number}.*{cure}"):
             load_tasks(f"{file}@{number}")
     for number in ("3@2", "", "3#4"):
-        cure = "behind # stands how many of its tasks.*1 or more"
+        cure = "after # comes the number of its tasks.*1 or more"
         with pytest.raises(UserError, match=f"tasks.json#{number}.*{cure}"):
             load_tasks(f"{file}#{number}")
 
@@ -314,7 +314,7 @@ def test_real_lists_of_pairs(tmp_path):
 FILES = ("a.json", "a+b.json", "x@2", "x@2@3", "x#9.json", "at@", "hash#", "a", "plus+/deep@1#2+3",
          "+", "b c.json")
 
-# What is asked: (name, what stands behind @, what stands behind #) of each source.
+# What is asked: (name, what comes after @, what comes after #) of each source.
 SPLITS = {
     "a+b.json+oned": [("a+b.json", None, None), ("oned", None, None)],
     "a.json+a+b.json": [("a.json", None, None), ("a+b.json", None, None)],

@@ -37,7 +37,7 @@ def first_of(names):
     return " ".join(names[:8]) + (" ..." if len(names) > 8 else "")
 
 
-def refuse_twins(pairs):
+def refuse_equal_keys(pairs):
     """Returns the dict of a JSON object. Of two equal keys json would drop the first unsaid."""
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -54,7 +54,7 @@ def read_json(path):
         data = Path(path).read_bytes()
         if data.startswith(b"\x1f\x8b"):
             data = gzip.decompress(data)
-        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=refuse_twins)
+        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=refuse_equal_keys)
     except FileNotFoundError:
         raise UserError(f"{plain(path)}: no such file. A source is `oned`, an ARC JSON file, a "
                         "directory of them, arc1:training, arc1:evaluation, arc2:training or "
@@ -137,10 +137,10 @@ def solutions_of(path):
 
 def read_solutions(raw, path):
     """Returns {task id: outputs of its test pairs}; empty without a solutions file."""
-    twin = solutions_of(path)
-    if twin == path or not os.path.lexists(twin):
+    solutions_path = solutions_of(path)
+    if solutions_path == path or not os.path.lexists(solutions_path):
         return {}
-    solutions, where = read_json(twin), plain(twin)
+    solutions, where = read_json(solutions_path), plain(solutions_path)
     if not isinstance(solutions, dict) or not all(
             isinstance(outputs, list) and None not in outputs for outputs in solutions.values()):
         raise UserError(f"{where}: expected {{task id: [output of each test pair]}}")
@@ -218,7 +218,7 @@ def read_count(source, mark, text, what):
     if text is None:
         return None
     if not (text.isdecimal() and len(text) < 10 and int(text) > 0):
-        raise UserError(f"source {source!r}: behind {mark} stands how many {what} to take, "
+        raise UserError(f"source {source!r}: after {mark} comes the number of {what} to take, "
                         "1 or more")
     return int(text)
 
@@ -227,31 +227,36 @@ class Source(NamedTuple):
     """One source as it is given: NAME, NAME@16, NAME#100 or NAME@16#100."""
     text: str                                  # all of it
     name: str
-    demos: str                                 # what stands behind @, or None
-    count: str                                 # what stands behind #, or None
+    demos: str                                 # what comes after @, or None
+    count: str                                 # what comes after #, or None
+
+
+# what may follow a name: @demonstrations, #tasks, and then + or the end
+MARKS = re.compile(r"(?:@([^/#+]*))?(?:#([^/+]*))?(\+|\Z)")
 
 
 def split_sources(sources):
     """Returns the Sources that are joined with `+`.
 
-    `@16` behind a name takes the first 16 demonstrations of each of its tasks, or all where there
+    `@16` after a name takes the first 16 demonstrations of each of its tasks, or all where there
     are fewer. `#100` takes 100 of its tasks. What exists is taken as a whole: a file's name may
     hold +, @ and #, and the longest name that exists wins.
     """
-    found, rest = [], f"+{sources}"
-    while rest:
-        rest = rest[1:].strip()
-        ends = [match.start() for match in re.finditer(r"[+@#]|\Z", rest)]
-        names = [rest[:end] for end in reversed(ends) if os.path.lexists(rest[:end].rstrip())]
-        for name in [*map(re.escape, names), "[^+]*?"]:
-            pattern = rf"(?s)(({name})(?:@([^/#+]*))?(?:#([^/+]*))?)(\+.*)?"
-            match = re.fullmatch(pattern, rest)
-            if match:
+    found, start, more = [], 0, True
+    while more:
+        # a name ends before one of these marks: the longest that exists, else the shortest
+        ends = [start + match.start() for match in re.finditer(r"[+@#]|\Z", sources[start:])]
+        existing = [end for end in reversed(ends) if os.path.lexists(sources[start:end].strip())]
+        for end in existing + ends:
+            marks = MARKS.match(sources, end)
+            if marks:
                 break
-        *parts, rest = match.groups()
-        found.append(Source(*(part and part.strip() for part in parts)))
-        if not found[-1].name:
+        *numbers, more = marks.groups()
+        text, name = sources[start:marks.start(3)].strip(), sources[start:end].strip()
+        if not name:
             raise UserError(f"{sources!r} has an empty source; they are joined with single +")
+        found.append(Source(text, name, *(number and number.strip() for number in numbers)))
+        start = marks.end()
     return found
 
 
@@ -259,7 +264,7 @@ def load_source(source, draw, lines):
     """Returns the tasks of a Source, see `load_tasks`."""
     text, name = source.text, source.name
     max_demos = read_count(text, "@", source.demos, "demonstrations of each of its tasks")
-    max_tasks = read_count(text, "#", source.count, "of its tasks")
+    max_tasks = read_count(text, "#", source.count, "its tasks")
     if name == "oned" and not draw:
         raise UserError("oned: these tasks are made by the run that asks them; name a file")
     if name == "oned":
