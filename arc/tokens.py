@@ -9,9 +9,10 @@ COLORS = 10                                    # tokens 0 to 9 are the colors th
 START, ROW, OUT, END, VOCAB = 10, 11, 12, 13, 14
 NAMES = [str(color) for color in range(COLORS)] + ["start", "row", "out", "end"]
 
-# The position rule. A cursor is (index in the document, pair index * 2 + input/output, row,
-# column). A token's coordinates are the cursor before the token is read. Reading it multiplies the
-# cursor by KEEP[token] and adds STEP[token], so no position depends on tokens still to come.
+# The position rule. A cursor is (index in the document, segment, row, column); a segment is pair
+# index * 2 + input/output. A token's coordinates are the cursor before the token is read. Reading
+# it multiplies the cursor by KEEP[token] and adds STEP[token], so no position depends on tokens
+# still to come.
 KEEP = np.ones((VOCAB, 4), np.int16)
 STEP = np.zeros((VOCAB, 4), np.int16)
 STEP[:, 0] = 1                                 # every token: one further in the document

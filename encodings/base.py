@@ -8,8 +8,8 @@ from config import UserError
 class Encoding(nn.Module):
     """Tells the network where a token is. A subclass gives features, a vector, angles, or several.
 
-    coords (..., 4) are integers: index in the document, pair index * 2 + input/output, row, column.
-    Rows and columns are below canvas = 2^levels.
+    coords (..., 4) are integers: index in the document, segment (pair index * 2 + input/output),
+    row, column. Rows and columns are below canvas = 2^levels.
     features(coords) -> (..., dim): numbers that describe the position. This class multiplies them
         by a learned matrix, `proj`, and adds the result to the token's embedding. (To join them
         to a one-hot token and to project both is the same.)

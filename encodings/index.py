@@ -1,6 +1,7 @@
 """The encodings by name: `encoding = "quadtree"` in a config.
 
-To add one: a line here, `"diagonal": "diagonal.Diagonal"`, and a file encodings/diagonal.py:
+Relative biases (ALiBi, T5) are not among them: flash attention over documents takes none. To add
+an encoding: a line here, `"diagonal": "diagonal.Diagonal"`, and a file encodings/diagonal.py:
 
     from .base import Encoding
 
@@ -8,7 +9,7 @@ To add one: a line here, `"diagonal": "diagonal.Diagonal"`, and a file encodings
         def setup(self, config):
             self.dim = 1                       # numbers for each token
 
-        def features(self, coords):            # (..., 4): index, pair and side, row, column
+        def features(self, coords):            # (..., 4): index, segment, row, column
             return coords[..., 2:].sum(-1, keepdim=True).float()
 
     python train.py config/quadtree.py --encoding=diagonal --out_dir=out/diagonal

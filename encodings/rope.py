@@ -1,7 +1,7 @@
 """Rotary positions (RoFormer, arXiv 2104.09864): attention sees differences of positions.
 
 Queries and keys are rotated by angles that grow with the position: along the index (rope), row and
-column (rope2d), or pair and side, row and column (rope3d). The pairs of numbers of a head are
+column (rope2d), or segment, row and column (rope3d). The pairs of numbers of a head are
 shared out among these axes.
 """
 import torch
