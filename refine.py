@@ -28,16 +28,16 @@ from arc import show
 from arc.leaks import guard, held_out, pair_key
 from arc.report import write_report
 from arc.score import same, submission, votes_of
-from arc.task import Query, known_pairs
 from arc.sources import canvas_lines, check_grid, drawer, fingerprint, load_data, load_tasks
+from arc.task import Query, known_pairs
 from arc.views import IDENTITY, SYMMETRIES, fixed_colors, random_colors, view_pairs
 from engine.batches import Generated, TrainingStep, training_stream
+from engine.checkpoints import (MAY_CHANGE, as_trained, check_same_network, check_trained_on,
+                                differing, load_checkpoint, model_config, rebuild, task_rows)
 from engine.optim import Optimizer, averaged
 from engine.predict import Predictor, known_queries, make_queries
-from engine.runs import (MAY_CHANGE, Log, Run, announce, as_trained, check_folder, check_trained_on,
-                         check_same_network, clock, command_line, differing, load_checkpoint,
-                         model_config, rebuild, set_up, solving_folder, take_folder, task_rows,
-                         write_config)
+from engine.runs import (Log, Run, announce, check_folder, clock, command_line, set_up,
+                         solving_folder, take_folder, write_config)
 from model import GPT, ModelConfig
 from train import fit
 

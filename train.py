@@ -26,15 +26,15 @@ from arc.score import submission, votes_of
 from arc.sources import canvas_for, canvas_lines, check_canvas, fingerprint, load_data
 from engine import ranks
 from engine.batches import IGNORE, Batch, gather, pack, send, training_stream
+from engine.checkpoints import (as_trained, check_same_network, check_trained_on, load_checkpoint,
+                                model_config, rebuild, start_from, task_rows)
 from engine.cuda_graphs import GraphedStep
 from engine.devices import autocast, check_memory, is_compiled
 from engine.llama import check_llama, load_llama
 from engine.optim import Optimizer, averaged, learning_rate
 from engine.predict import Predictor, known_queries
-from engine.runs import (Log, Progress, Run, announce, as_trained, check_folder, check_trained_on,
-                         check_same_network, clock, command_line, interruptible, load_checkpoint,
-                         model_config, rebuild, set_up, solving_folder, start_from, take_folder,
-                         task_rows, write_config)
+from engine.runs import (Log, Progress, Run, announce, check_folder, clock, command_line,
+                         interruptible, set_up, solving_folder, take_folder, write_config)
 from model import GPT
 
 

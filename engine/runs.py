@@ -1,4 +1,4 @@
-"""What a run leaves and goes on from: folder, log and checkpoints; Ctrl-C; memory that runs out."""
+"""What a run leaves and goes on from: folder, log, state; Ctrl-C; memory that runs out."""
 import contextlib
 import dataclasses
 import importlib.metadata
@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from pathlib import Path
 
 try:
@@ -23,14 +22,12 @@ except ImportError:                            # Windows: folders are not locked
 import numpy as np
 import torch
 
-from arc.leaks import task_key
 from arc.files import append_line, whole_file, write_error, write_json, write_text
-from arc.views import SYMMETRIES
-from config import Config, UserError, load_config
+from config import UserError, load_config
 from engine import ranks
+from engine.checkpoints import KIND, MAY_CHANGE, check_same_network, differing
 from engine.devices import describe_step, is_out_of_memory, pick_device
 from engine.optim import averaged, learning_rate
-from model import GPT, ModelConfig
 
 # ------------------------------------------------------------------------------------------------
 # The folder and the log
@@ -220,13 +217,6 @@ def write_config(log, config, given, machine, argv, **facts):
         "machine": machine, "command": command, **facts})
 
 
-def as_trained(config, given, checkpoint):
-    """Returns the config with every knob that is not given as the checkpoint's run had it."""
-    trained = {name: value for name, value in checkpoint["config"].items()
-               if name not in given and name not in CALL}
-    return dataclasses.replace(config, **trained)
-
-
 def solving_folder(config, trained):
     """Returns the config with a folder of its own below out_dir where other tasks are solved.
 
@@ -247,190 +237,7 @@ def solving_folder(config, trained):
 
 
 # ------------------------------------------------------------------------------------------------
-# Checkpoints: one dict of tensors, numbers, strings and plain containers
-
-KIND = "nanoarc checkpoint 3"
-
-
-def load_checkpoint(path, network="GPT", cure="train first, or name one with --init_from="):
-    """Returns the dict of a checkpoint, on the CPU. Nothing in the file is executed (weights_only).
-
-    network: the class whose weights it must hold. UserError names the file and what is wrong.
-    """
-    if Path(path).is_dir():
-        cure = ("it is a folder: name the ckpt.pt in it. A Hugging Face folder is a start for "
-                "training, without --eval_only")
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such checkpoint; {cure}")
-    try:
-        with zipfile.ZipFile(path) as file:    # torch does not look at its checksums
-            damaged = file.testzip()
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:                 # whatever torch makes of a file cut short
-        raise UserError(f"{path}: not a readable checkpoint, perhaps cut short "
-                        f"({type(error).__name__})") from None
-    if damaged:
-        raise UserError(f"{path}: damaged, the checksum of its part {damaged} is wrong; take "
-                        "another checkpoint of the run, or a copy")
-    kind = found.get("kind") if isinstance(found, dict) else None
-    if kind != KIND:
-        older = "; train again" if str(kind).startswith("nanoarc checkpoint") else ""
-        raise UserError(f"{path}: a file of another program, or of another version: its kind is "
-                        f"{kind!r} and not {KIND!r}{older}")
-    if found.get("network") != network:
-        raise UserError(f"{path}: holds a {found.get('network')}, and a {network} is needed here "
-                        "(train.py writes GPT, refine.py Refiner)")
-    try:
-        check_content(found)
-    except Exception as error:
-        raise UserError(f"{path}: damaged or edited ({error}); take another checkpoint of the run, "
-                        "or a copy") from None
-    for name, weights in found["model"].items():
-        if not weights.isfinite().all():
-            raise UserError(f"{path}: the weights {name} are not all numbers; take an earlier "
-                            "checkpoint, or train again with a lower --learning_rate")
-    return found
-
-
-# the parts of every checkpoint and their types
-CONTENT = dict(config=dict, model_config=dict, task_ids=list, step=int, seconds=float, data=str,
-               dropped_demos=int, model=dict, versions=dict)
-
-
-def check_content(found):
-    """ValueError, or another, where a checkpoint's dict is not what Run.save writes."""
-    for key, kind in CONTENT.items():
-        if not isinstance(found.get(key), kind):
-            raise ValueError(f"{key} is no {kind.__name__}")
-    if found["step"] < 0:
-        raise ValueError(f"step is {found['step']}")
-    for part, kind in (("config", Config), ("model_config", ModelConfig)):
-        for field in dataclasses.fields(kind):
-            if type(found[part].get(field.name, field.default)) is not field.type:
-                raise ValueError(f"{part}: {field.name} is no {field.type.__name__}")
-    Config(**found["config"])                  # looks at the ranges
-    if found["best"] is not None:
-        found["best"] = tuple(map(float, found["best"]))
-    n_tasks = found["model_config"]["n_tasks"]
-    if n_tasks != (len(found["task_ids"]) + 1 if found["task_ids"] else 0):
-        raise ValueError(f"{len(found['task_ids'])} tasks for a table of {n_tasks} rows")
-    {(name, key) for name, key in found["task_ids"]}    # pairs that can be looked up
-    with torch.device("meta"):
-        expected = GPT(ModelConfig(**found["model_config"])).state_dict()
-    for part in ("model", "training"):
-        wrong = sizes(found.get(part, expected)) ^ sizes(expected)
-        if wrong:
-            raise ValueError(f"{part}: {min(name for name, *_ in wrong)} is another, or lacking")
-
-
-def sizes(weights):
-    return {(name, tensor.shape, tensor.dtype) for name, tensor in weights.items()}
-
-
-def model_config(config, canvas, n_tasks):
-    """Returns the ModelConfig of a Config. n_tasks: rows of the task embedding, 0 for none."""
-    shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(ModelConfig)
-              if hasattr(config, field.name)}
-    return ModelConfig(**{**shared, "canvas": canvas, "n_pairs": config.demos + 1,
-                          "n_tasks": n_tasks, "n_views": SYMMETRIES if config.view_embed else 0})
-
-
-def check_same_network(found, wanted, path):
-    """UserError naming every knob in which a checkpoint's network differs from the wanted one."""
-    differences = differing(found["model_config"], wanted, ["dropout", "pretrained"])
-    if differences:
-        raise UserError(f"{path}: another network: {differences}")
-
-
-# the knob behind a field of ModelConfig, where it has another name
-KNOBS = {"n_pairs": "demos + 1", "n_tasks": "tasks trained on", "n_views": "view_embed * 8"}
-
-
-def differing(was, config, may_change):
-    """Returns which fields of a config differ from a checkpoint's dict, but for may_change.
-
-    A field that is newer than the checkpoint had its default.
-    """
-    differences = []
-    for field in dataclasses.fields(config):
-        there, here = was.get(field.name, field.default), getattr(config, field.name)
-        if there != here and field.name not in may_change:
-            name = KNOBS.get(field.name, field.name)
-            differences.append(f"{name} was {there!r} and is {here!r}")
-    return "; ".join(differences)
-
-
-def rebuild(found, device="cpu"):
-    """Returns the GPT of a checkpoint's dict, with its averaged weights, in eval mode."""
-    model = GPT(ModelConfig(**found["model_config"]))
-    model.load_state_dict(found["model"])
-    return model.to(device).eval()
-
-
-def from_checkpoint(path, device="cpu"):
-    """Returns (the GPT of a checkpoint file, the checkpoint's dict)."""
-    found = load_checkpoint(path)
-    return rebuild(found, device), found
-
-
-def start_from(model, task_ids, found, path):
-    """Starts from a checkpoint's weights. Rows of the task embedding go by task id.
-
-    A task without a row starts as the mean of all rows.
-    """
-    had_tasks = bool(found["model_config"]["n_tasks"])
-    if had_tasks != bool(model.config.n_tasks):
-        raise UserError(f"{path}: a network {'with' if had_tasks else 'without'} a task embedding; "
-                        "set --task_embed to match")
-    resized = {**found["model_config"], "n_tasks": model.config.n_tasks}
-    check_same_network({"model_config": resized}, model.config, path)
-    weights = found["model"]
-    if had_tasks:
-        old = weights["task.weight"]
-        row_of = {tuple(task_id): row for row, task_id in enumerate(found["task_ids"], 1)}
-        rows = [old[0]]                        # row 0 is for tasks never seen
-        for task_id in task_ids:
-            row = row_of.get(tuple(task_id))
-            rows.append(old.mean(0) if row is None else old[row])
-        weights["task.weight"] = torch.stack(rows)
-    model.load_state_dict(weights)
-    model.config.pretrained = found["model_config"].get("pretrained", "")
-
-
-def task_rows(task_ids, tasks):
-    """Returns {task id: row of the task embedding} of the tasks that were trained on.
-
-    A task is recognised by its id and its demonstrations; all others have row 0.
-    """
-    row_of = {tuple(task_id): row for row, task_id in enumerate(task_ids, 1)}
-    rows = {}
-    for task in tasks:
-        row = row_of.get((task.id, task_key(task)))
-        if row is not None:
-            rows[task.id] = row
-    return rows
-
-
-def check_trained_on(config, tasks, rows):
-    """UserError where rules live in the weights and a task was not trained on."""
-    unknown = [task.id for task in tasks if task.id not in rows]
-    if config.demos == 0 and unknown:
-        raise UserError(f"{len(unknown)} tasks, {unknown[0]} the first, were not trained on, and "
-                        "this network keeps rules in its weights: `python train.py CONFIG "
-                        f"--tasks={config.tasks or config.test}` trains with their demonstrations "
-                        "and solves them")
-
-
-# ------------------------------------------------------------------------------------------------
 # The state of a run
-
-# knobs of a call, which a checkpoint's config says nothing of
-CALL = ("out_dir", "overwrite", "resume", "init_from", "eval_only", "tasks", "device", "dtype",
-        "compile", "recompute", "workers", "tensorboard")
-# knobs that do not change what is trained
-MAY_CHANGE = {*CALL, "log_every", "keep_every", "views", "rerank_views", "predict_tokens",
-              "micro_tokens"} - {"dtype"}
-
 
 def quality(metrics):
     """Returns (exact, -loss) of val's metrics: the largest is the best checkpoint's."""

@@ -23,10 +23,10 @@ import model as network
 from arc.leaks import task_key
 from arc.sources import load_data
 from engine.batches import PairSlices
+from engine.checkpoints import model_config, task_rows
 from engine.cuda_graphs import run_steps
 from engine.devices import autocast, pick_device
 from engine.optim import Optimizer
-from engine.runs import model_config, task_rows
 from engine.batches import training_stream
 from train import ForwardBackward, choose_canvas
 

@@ -31,7 +31,8 @@ from config import UserError, load_config, split_names
 import torch
 
 from engine.optim import OPTIMIZERS
-from engine.runs import clock, differing, model_config, versions
+from engine.checkpoints import differing, model_config
+from engine.runs import clock, versions
 from positions.index import ENCODINGS, build
 
 CONFIG = "config/quadtree.py"

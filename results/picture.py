@@ -16,7 +16,7 @@ from arc.sources import load_data
 from config import UserError, load_config
 from engine.devices import pick_device
 from engine.predict import Predictor, make_queries
-from engine.runs import from_checkpoint, load_checkpoint, rebuild
+from engine.checkpoints import from_checkpoint, load_checkpoint, rebuild
 from refine import read_drafts
 
 FAMILIES = ["1d_fill", "1d_mirror", "1d_flip", "1d_recolor_cnt", "2d_hollow", "2d_pcopy_mc"]

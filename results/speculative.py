@@ -14,7 +14,7 @@ from arc.score import same
 from arc.sources import load_data
 from engine.devices import pick_device
 from engine.predict import Predictor
-from engine.runs import from_checkpoint, task_rows
+from engine.checkpoints import from_checkpoint, task_rows
 
 
 class AlonePredictor(Predictor):

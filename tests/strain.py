@@ -43,7 +43,8 @@ import refine  # noqa: E402
 import train  # noqa: E402
 from arc.sources import load_tasks  # noqa: E402
 from config import Config, UserError  # noqa: E402
-from engine.runs import command_line, load_checkpoint  # noqa: E402
+from engine.checkpoints import load_checkpoint  # noqa: E402
+from engine.runs import command_line  # noqa: E402
 
 SCRIPTS = {"train": train, "refine": refine}
 LIMIT = 20                                     # seconds, for bad input

@@ -21,8 +21,8 @@ from conftest import (TINY, batch_of, filled_model, flags, flip_tasks, grid, mak
                       position_parameters, tiny_config, write_tasks)
 from engine.optim import Optimizer
 from engine.predict import Predictor, known_queries, make_queries
-from engine.runs import (KIND, Log, Run, check_same_network, from_checkpoint, load_checkpoint,
-                         task_rows)
+from engine.checkpoints import KIND, check_same_network, from_checkpoint, load_checkpoint, task_rows
+from engine.runs import Log, Run
 from model import GPT, Cache, generate
 from positions.index import ENCODINGS, build
 

@@ -13,8 +13,8 @@ import refine
 import train
 from arc.leaks import held_out, pair_key
 from arc.score import Prediction, same
-from arc.task import Query, known_pairs
 from arc.sources import load_data
+from arc.task import Query, known_pairs
 from arc.views import IDENTITY, view_pairs
 from config import Config, UserError, load_config
 from conftest import (ROOT, TINY, checkpoint, equal, filled_model, flags, flip_tasks, grid,

@@ -16,8 +16,8 @@ from conftest import ROOT, TINY, checkpoint, flags, flip_tasks, records, tiny_co
 import train
 from arc import files
 from arc.files import append_line, whole_file, write_text
-from arc.task import Task
 from arc.sources import Data, fingerprint
+from arc.task import Task
 from config import Config, UserError, load_config
 from engine import runs
 from engine.predict import make_queries

@@ -23,12 +23,12 @@ from conftest import (ROOT, TINY, batch_of, checkpoint, equal, filled_model, fla
                       make_task, parameters, position_parameters, records, tiny_config, write_tasks)
 from engine import batches, predict
 from engine.batches import IGNORE, Generated
+from engine.checkpoints import from_checkpoint, model_config
 from engine.cuda_graphs import GraphedStep
 from engine.devices import (describe_step, is_compiled, pick_device, precision,
                             take_flash_attention_3)
 from engine.optim import OPTIMIZERS, Muon, Optimizer, averaged, learning_rate, orthogonalize
 from engine.predict import Predictor, QuerySet, known_queries, make_queries
-from engine.runs import from_checkpoint, model_config
 from model import GPT, ModelConfig, has_flash_attention
 
 CONFIGS = sorted(path.name for path in (ROOT / "config").glob("[!_]*.py"))

@@ -1,0 +1,196 @@
+"""Checkpoints: one dict of tensors, numbers, strings and plain containers, and what it starts."""
+import dataclasses
+import zipfile
+from pathlib import Path
+
+import torch
+
+from arc.leaks import task_key
+from arc.views import SYMMETRIES
+from config import Config, UserError
+from model import GPT, ModelConfig
+
+# knobs of a call, which a checkpoint's config says nothing of
+CALL = ("out_dir", "overwrite", "resume", "init_from", "eval_only", "tasks", "device", "dtype",
+        "compile", "recompute", "workers", "tensorboard")
+# knobs that do not change what is trained
+MAY_CHANGE = {*CALL, "log_every", "keep_every", "views", "rerank_views", "predict_tokens",
+              "micro_tokens"} - {"dtype"}
+
+KIND = "nanoarc checkpoint 3"
+
+
+def load_checkpoint(path, network="GPT", cure="train first, or name one with --init_from="):
+    """Returns the dict of a checkpoint, on the CPU. Nothing in the file is executed (weights_only).
+
+    network: the class whose weights it must hold. UserError names the file and what is wrong.
+    """
+    if Path(path).is_dir():
+        cure = ("it is a folder: name the ckpt.pt in it. A Hugging Face folder is a start for "
+                "training, without --eval_only")
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such checkpoint; {cure}")
+    try:
+        with zipfile.ZipFile(path) as file:    # torch does not look at its checksums
+            damaged = file.testzip()
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:                 # whatever torch makes of a file cut short
+        raise UserError(f"{path}: not a readable checkpoint, perhaps cut short "
+                        f"({type(error).__name__})") from None
+    if damaged:
+        raise UserError(f"{path}: damaged, the checksum of its part {damaged} is wrong; take "
+                        "another checkpoint of the run, or a copy")
+    kind = checkpoint.get("kind") if isinstance(checkpoint, dict) else None
+    if kind != KIND:
+        older = "; train again" if str(kind).startswith("nanoarc checkpoint") else ""
+        raise UserError(f"{path}: a file of another program, or of another version: its kind is "
+                        f"{kind!r} and not {KIND!r}{older}")
+    if checkpoint.get("network") != network:
+        raise UserError(f"{path}: holds a {checkpoint.get('network')}, and a {network} is needed "
+                        "here (train.py writes GPT, refine.py Refiner)")
+    try:
+        check_content(checkpoint)
+    except Exception as error:
+        raise UserError(f"{path}: damaged or edited ({error}); take another checkpoint of the run, "
+                        "or a copy") from None
+    for name, weights in checkpoint["model"].items():
+        if not weights.isfinite().all():
+            raise UserError(f"{path}: the weights {name} are not all numbers; take an earlier "
+                            "checkpoint, or train again with a lower --learning_rate")
+    return checkpoint
+
+
+# the parts of every checkpoint and their types
+CONTENT = dict(config=dict, model_config=dict, task_ids=list, step=int, seconds=float, data=str,
+               dropped_demos=int, model=dict, versions=dict)
+
+
+def check_content(checkpoint):
+    """ValueError, or another, where a checkpoint's dict is not what Run.save writes."""
+    for key, kind in CONTENT.items():
+        if not isinstance(checkpoint.get(key), kind):
+            raise ValueError(f"{key} is no {kind.__name__}")
+    if checkpoint["step"] < 0:
+        raise ValueError(f"step is {checkpoint['step']}")
+    for part, kind in (("config", Config), ("model_config", ModelConfig)):
+        for field in dataclasses.fields(kind):
+            if type(checkpoint[part].get(field.name, field.default)) is not field.type:
+                raise ValueError(f"{part}: {field.name} is no {field.type.__name__}")
+    Config(**checkpoint["config"])                  # looks at the ranges
+    if checkpoint["best"] is not None:
+        checkpoint["best"] = tuple(map(float, checkpoint["best"]))
+    n_tasks = checkpoint["model_config"]["n_tasks"]
+    if n_tasks != (len(checkpoint["task_ids"]) + 1 if checkpoint["task_ids"] else 0):
+        raise ValueError(f"{len(checkpoint['task_ids'])} tasks for a table of {n_tasks} rows")
+    {(name, key) for name, key in checkpoint["task_ids"]}    # pairs that can be looked up
+    with torch.device("meta"):
+        expected = GPT(ModelConfig(**checkpoint["model_config"])).state_dict()
+    for part in ("model", "training"):
+        wrong = sizes(checkpoint.get(part, expected)) ^ sizes(expected)
+        if wrong:
+            raise ValueError(f"{part}: {min(name for name, *_ in wrong)} is another, or lacking")
+
+
+def sizes(weights):
+    return {(name, tensor.shape, tensor.dtype) for name, tensor in weights.items()}
+
+
+def model_config(config, canvas, n_tasks):
+    """Returns the ModelConfig of a Config. n_tasks: rows of the task embedding, 0 for none."""
+    shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(ModelConfig)
+              if hasattr(config, field.name)}
+    return ModelConfig(**{**shared, "canvas": canvas, "n_pairs": config.demos + 1,
+                          "n_tasks": n_tasks, "n_views": SYMMETRIES if config.view_embed else 0})
+
+
+def check_same_network(checkpoint, wanted, path):
+    """UserError naming every knob in which a checkpoint's network differs from the wanted one."""
+    differences = differing(checkpoint["model_config"], wanted, ["dropout", "pretrained"])
+    if differences:
+        raise UserError(f"{path}: another network: {differences}")
+
+
+# the knob behind a field of ModelConfig, where it has another name
+KNOBS = {"n_pairs": "demos + 1", "n_tasks": "tasks trained on", "n_views": "view_embed * 8"}
+
+
+def differing(was, config, may_change):
+    """Returns which fields of a config differ from a checkpoint's dict, but for may_change.
+
+    A field that is newer than the checkpoint had its default.
+    """
+    differences = []
+    for field in dataclasses.fields(config):
+        there, here = was.get(field.name, field.default), getattr(config, field.name)
+        if there != here and field.name not in may_change:
+            name = KNOBS.get(field.name, field.name)
+            differences.append(f"{name} was {there!r} and is {here!r}")
+    return "; ".join(differences)
+
+
+def as_trained(config, given, checkpoint):
+    """Returns the config with every knob that is not given as the checkpoint's run had it."""
+    trained = {name: value for name, value in checkpoint["config"].items()
+               if name not in given and name not in CALL}
+    return dataclasses.replace(config, **trained)
+
+
+def rebuild(checkpoint, device="cpu"):
+    """Returns the GPT of a checkpoint's dict, with its averaged weights, in eval mode."""
+    model = GPT(ModelConfig(**checkpoint["model_config"]))
+    model.load_state_dict(checkpoint["model"])
+    return model.to(device).eval()
+
+
+def from_checkpoint(path, device="cpu"):
+    """Returns (the GPT of a checkpoint file, the checkpoint's dict)."""
+    checkpoint = load_checkpoint(path)
+    return rebuild(checkpoint, device), checkpoint
+
+
+def start_from(model, task_ids, checkpoint, path):
+    """Starts from a checkpoint's weights. Rows of the task embedding go by task id.
+
+    A task without a row starts as the mean of all rows.
+    """
+    had_tasks = bool(checkpoint["model_config"]["n_tasks"])
+    if had_tasks != bool(model.config.n_tasks):
+        raise UserError(f"{path}: a network {'with' if had_tasks else 'without'} a task embedding; "
+                        "set --task_embed to match")
+    resized = {**checkpoint["model_config"], "n_tasks": model.config.n_tasks}
+    check_same_network({"model_config": resized}, model.config, path)
+    weights = checkpoint["model"]
+    if had_tasks:
+        old = weights["task.weight"]
+        row_of = {tuple(task_id): row for row, task_id in enumerate(checkpoint["task_ids"], 1)}
+        rows = [old[0]]                        # row 0 is for tasks never seen
+        for task_id in task_ids:
+            row = row_of.get(tuple(task_id))
+            rows.append(old.mean(0) if row is None else old[row])
+        weights["task.weight"] = torch.stack(rows)
+    model.load_state_dict(weights)
+    model.config.pretrained = checkpoint["model_config"].get("pretrained", "")
+
+
+def task_rows(task_ids, tasks):
+    """Returns {task id: row of the task embedding} of the tasks that were trained on.
+
+    A task is recognised by its id and its demonstrations; all others have row 0.
+    """
+    row_of = {tuple(task_id): row for row, task_id in enumerate(task_ids, 1)}
+    rows = {}
+    for task in tasks:
+        row = row_of.get((task.id, task_key(task)))
+        if row is not None:
+            rows[task.id] = row
+    return rows
+
+
+def check_trained_on(config, tasks, rows):
+    """UserError where rules live in the weights and a task was not trained on."""
+    unknown = [task.id for task in tasks if task.id not in rows]
+    if config.demos == 0 and unknown:
+        raise UserError(f"{len(unknown)} tasks, {unknown[0]} the first, were not trained on, and "
+                        "this network keeps rules in its weights: `python train.py CONFIG "
+                        f"--tasks={config.tasks or config.test}` trains with their demonstrations "
+                        "and solves them")
