@@ -102,8 +102,8 @@ def apply_rotary(x, rotary):
 
 def has_flash_attention(device, dtype):
     """Returns whether documents of any length can be attended in one kernel (torch >= 2.11)."""
-    is_half = dtype in (torch.bfloat16, torch.float16)
-    return device.type == "cuda" and is_half and "window_size" in VARLEN_OPTIONS
+    return (device.type == "cuda" and dtype == torch.bfloat16
+            and "window_size" in VARLEN_OPTIONS)
 
 
 def attend(q, k, v, context, layer):

@@ -26,14 +26,14 @@ import torch
 
 from arc import show
 from arc.leaks import guard, held_out, pair_key
-from arc.report import write_report
+from arc.report import NEAR, write_report
 from arc.score import same, submission, votes_of
 from arc.sources import canvas_lines, check_grid, drawer, fingerprint, load_data, load_tasks
 from arc.task import Query, known_pairs
 from arc.views import IDENTITY, SYMMETRIES, fixed_colors, random_colors, view_pairs
 from engine.batches import Generated, TrainingStep, training_stream
-from engine.checkpoints import (MAY_CHANGE, as_trained, check_same_network, check_trained_on,
-                                differing, load_checkpoint, model_config, rebuild, task_rows)
+from engine.checkpoints import (MAY_CHANGE, as_trained, check_trained_on, differing,
+                                load_checkpoint, rebuild, task_rows)
 from engine.optim import Optimizer, averaged
 from engine.predict import Predictor, known_queries, make_queries
 from engine.runs import (Log, Run, announce, check_folder, clock, command_line, set_up,
@@ -41,7 +41,6 @@ from engine.runs import (Log, Run, announce, check_folder, clock, command_line, 
 from model import GPT, ModelConfig
 from train import fit
 
-NEAR = 5                                       # most wrong cells of a near miss, in the right shape
 DRAFTS = 4                                     # grids of a query that are read as drafts
 
 
@@ -56,7 +55,7 @@ def main(argv=None):
                                  warmup=0.0, decay=config.refine_steps / max(1, end))
     checkpoint = load_refined(config, base)
     config = solving_folder(config, base["config"])
-    stale = check_folder(config)               # files of an older run in out_dir
+    check_folder(config)
     log = Log(config.out_dir, config.tensorboard)
 
     # ---- data
@@ -69,8 +68,7 @@ def main(argv=None):
 
     # ---- model, optimizer, resume
     run = build_run(base, checkpoint, config, device, log, fingerprint(data))
-    take_folder(config.out_dir, stale)         # set-up succeeded
-    run.stale = stale
+    take_folder(config)                        # set-up succeeded
     announce(data, run.model, log, machine)
     log(f"base network: {base['path']}, step {base['step']}; to step {end} of "
         f"{config.batch_tokens} tokens, {config.optimizer}, learning rate {config.learning_rate}, "
@@ -99,8 +97,7 @@ def main(argv=None):
         metrics.update(scores)
 
     # ---- summary
-    metrics["minutes"] = (time.time() - started) / 60    # all but the imports
-    log.summarize(metrics)
+    log.summarize(metrics, started)
     write_report(log, config, metrics, data.test, attempts, base_attempts)
     return metrics
 
@@ -141,7 +138,7 @@ def build_run(base, checkpoint, config, device, log, data):
     add_draft_pair(model, optimizer)
     run = Run(config, model, optimizer, base["task_ids"], log, data)
     run.first_step = run.step = base["step"]
-    run.extra = dict(base=weights_hash(base))
+    run.extra = dict(base=base["hash"])
     if config.resume:
         run.resume(checkpoint, checkpoint["path"])
     elif checkpoint:
@@ -167,8 +164,9 @@ def training_tasks(config, data, path):
         for task in data.train:
             if task.id in data.protected:
                 continue
-            kept_out = [pair for pair in known_pairs(task) if held_out(pair, config.holdout)]
-            trained = [pair for pair in known_pairs(task) if not held_out(pair, config.holdout)]
+            trained, kept_out = parts = [], []
+            for pair in known_pairs(task):
+                parts[held_out(pair, config.holdout)].append(pair)
             tasks.append(task._replace(train=trained, test=kept_out))
         seen.update(pair_key(*pair) for task in tasks for pair in task.train)
     elif not config.demos:
@@ -344,13 +342,13 @@ def compare(queries, drafts, refined):
     """
     grids = [draft if p is None or p.grid is None else p.grid for draft, p in zip(drafts, refined)]
     size = np.array([query.answer.size for query in queries])
-    wrong, metrics = {}, {}
+    wrong, metrics = [], {}
     for name, judged in (("before", drafts), ("after", grids)):
         cells = np.array([wrong_cells(grid, query.answer) for grid, query in zip(judged, queries)])
         metrics[f"single_{name}"] = float((cells == 0).mean())
         metrics[f"cells_{name}"] = float(np.where(cells < 0, 0, 1 - cells / size).mean())
-        wrong[name] = cells
-    before, after = wrong["before"], wrong["after"]
+        wrong.append(cells)
+    before, after = wrong
     near = (before > 0) & (before <= NEAR)
     counts = dict(fixed=(before != 0) & (after == 0), broken=(before == 0) & (after != 0),
                   near_misses=near, near_misses_fixed=near & (after == 0), wrong_shapes=before < 0)
@@ -414,10 +412,8 @@ def predict_and_score(drafter, refiner, tasks, step):
         for key in ("pass1", "pass2", "oracle", "pass1_by_votes", "pass2_by_votes"):
             if key in part:
                 metrics[f"{key}_{name}"] = part[key]
-    metrics.update(tasks=scores["tasks"], views=config.views, step=step, source=config.test,
-                   seconds=time.time() - started, times_scored=log.times_scored(config.test),
-                   pretrained=refiner.model.config.pretrained or None)
-    log.record(kind="test", **metrics)
+    metrics["tasks"] = scores["tasks"]
+    refiner.record_test(metrics, step, started)
     return metrics, attempts, base_attempts
 
 
@@ -437,9 +433,6 @@ def load_base(config, given):
                                       "checkpoint by --refine_from=")
     if config.eval_only:
         config = as_trained(config, given, base)
-    canvas = config.canvas or base["model_config"]["canvas"]
-    wanted = model_config(config, canvas, base["model_config"]["n_tasks"])
-    check_same_network(base, wanted, path)
     may_change = MAY_CHANGE | {"dtype", "eval_every"}
     may_change |= {name for name in vars(config) if name.startswith("refine_")}
     if config.eval_only:                       # else the base network may have trained on them
@@ -451,7 +444,9 @@ def load_base(config, given):
     if not config.eval_only and "training" not in base:
         raise UserError(f"{path}: holds weights only, so its training cannot go on; name a ckpt.pt "
                         "by --refine_from=")
-    return config, {**base, "path": path}
+    # of the weights that draft; nothing else in a checkpoint's file matters
+    weights = b"".join(w.numpy().tobytes() for w in base["model"].values())
+    return config, {**base, "path": path, "hash": hashlib.sha256(weights).hexdigest()}
 
 
 def load_refined(config, base):
@@ -464,18 +459,10 @@ def load_refined(config, base):
     path = config.init_from or f"{config.out_dir}/ckpt.pt"
     cure = "run refine.py without --eval_only or --resume first"
     checkpoint = load_checkpoint(path, "Refiner", cure)
-    if checkpoint.get("base") != weights_hash(base):
+    if checkpoint.get("base") != base["hash"]:
         raise UserError(f"{path}: learned to correct another network than {base['path']} holds "
                         "now; train it anew with --overwrite")
-    grown = {**base["model_config"], "n_pairs": base["model_config"]["n_pairs"] + 1}
-    check_same_network(checkpoint, ModelConfig(**grown), path)
     return {**checkpoint, "path": path}
-
-
-def weights_hash(checkpoint):
-    """Returns a hash of the weights that draft; nothing else in a checkpoint's file matters."""
-    weights = checkpoint["model"].values()
-    return hashlib.sha256(b"".join(w.numpy().tobytes() for w in weights)).hexdigest()
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def main(argv=None):
     config, given, device, machine = set_up(argv)
     if config.eval_only:
         return solve(config, given, device, machine, argv)
-    stale = check_folder(config)               # files of an older run in out_dir
+    check_folder(config)
     log = Log(config.out_dir, config.tensorboard)
     start = f"{config.out_dir}/ckpt.pt" if config.resume else config.init_from
     checkpoint = open_checkpoint(config, start) if start else None     # None of a Llama's folder
@@ -53,7 +53,6 @@ def main(argv=None):
     # ---- data: tasks after the leak guard. With task_embed task k owns row k of an embedding, from
     # 1 on; row 0 stands for every task that was not trained on
     data = load_data(config)
-    # an id alone is not enough to know a task by: files may be edited
     task_ids = [(task.id, task_key(task)) for task in data.train] if config.task_embed else []
     rows = task_rows(task_ids, data.train + data.val + data.test)
     canvas = choose_canvas(config, data, checkpoint)
@@ -77,8 +76,7 @@ def main(argv=None):
     # ---- fit
     stream = training_stream(config, data, rows, device)       # step i follows from (seed, i)
     predictor = Predictor(model, config, rows, device, log)    # teacher forcing, decoding
-    take_folder(config.out_dir, stale)         # set-up succeeded: only now files change
-    run.stale = stale
+    take_folder(config)                        # set-up succeeded: only now files change
     announce(data, model, log, machine)
     log(f"steps: {config.max_steps} of {config.batch_tokens} tokens, {config.optimizer}, learning "
         f"rate {config.learning_rate}, seed {config.seed}; results in {config.out_dir}/"
@@ -97,7 +95,9 @@ def main(argv=None):
         metrics.update(scores)
 
     # ---- summary
-    return summarize(log, config, metrics, data.test, attempts, started)
+    log.summarize(metrics, started)
+    write_report(log, config, metrics, data.test, attempts)
+    return metrics
 
 
 def fit(run, stream, validate=None):
@@ -298,11 +298,8 @@ def predict_and_score(predictor, tasks, step):
         log("no answer of these tasks is known, so there is no score")
         return {}, attempts
     # the loss and exact grids in one view, beside pass@1 and pass@2 of the attempts
-    metrics.update(judge_answers(predictor, queries)[0], views=config.views, step=step,
-                   seconds=time.time() - started, source=config.test,
-                   times_scored=log.times_scored(config.test),
-                   pretrained=predictor.model.config.pretrained or None)
-    log.record(kind="test", **metrics)
+    metrics.update(judge_answers(predictor, queries)[0])
+    predictor.record_test(metrics, step, started)
     if len(metrics["families"]) > 1:
         log_families(metrics["families"], log)
     return metrics, attempts
@@ -317,10 +314,8 @@ def open_checkpoint(config, path):
     if config.init_from and Path(path).is_dir():
         check_llama(path, config)
         return None
-    if config.resume and not Path(path).exists():
-        raise UserError(f"{path} does not exist: nothing was saved there yet. Start again without "
-                        "--resume")
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, cure="name another with --init_from=, or, where nothing was "
+                                            "saved yet, start again without --resume")
     # pairs that an earlier run trained on cannot be held out any more
     holdout = checkpoint["config"].get("holdout", "")
     if config.holdout and config.init_from and holdout != config.holdout:
@@ -374,21 +369,14 @@ def solve(config, given, device, machine, argv):
     check_trained_on(config, data.test, rows)
     model = rebuild(checkpoint, device)
     check_folder(config)
-    take_folder(config.out_dir)
+    take_folder(config)
     log = Log(config.out_dir)
     announce(data, model, log, machine)
     write_config(log, config, given, machine, argv, canvas=canvas)
     predictor = Predictor(model, config, rows, device, log)
     metrics, attempts = predict_and_score(predictor, data.test, checkpoint["step"])
-    return summarize(log, config, metrics, data.test, attempts, started)
-
-
-def summarize(log, config, metrics, tasks, attempts, started):
-    """Writes the last lines of log.txt, and report.html. Returns the metrics."""
-    metrics["minutes"] = (time.time() - started) / 60    # all but the imports
-    # `key: value` lines, to be found by grep
-    log.summarize(metrics)
-    write_report(log, config, metrics, tasks, attempts)
+    log.summarize(metrics, started)
+    write_report(log, config, metrics, data.test, attempts)
     return metrics
 
 

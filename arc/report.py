@@ -33,7 +33,7 @@ SCORES = {                                     # metric -> its name and what has
 }
 
 
-def write_report(log, config, metrics, tasks=(), attempts=None, before=None):
+def write_report(log, config, metrics, tasks, attempts, before=None):
     """Writes log.folder/report.html.
 
     metrics and tasks: of the test set; without tasks there is no gallery. attempts: {(task id,
@@ -43,7 +43,7 @@ def write_report(log, config, metrics, tasks=(), attempts=None, before=None):
         return
     path = log.folder / "report.html"
     try:
-        write_text(path, page(log, config, metrics, tasks, attempts or {}, before))
+        write_text(path, page(log, config, metrics, tasks, attempts, before))
         log(f"report: {path}")
     except Exception as error:                 # the scores are saved: a page may not cost the run
         log(f"report: not written ({type(error).__name__}: {error})")

@@ -65,12 +65,17 @@ def vote(predictions):
     return [group[0].grid for group in sorted(groups.values(), key=rank)]
 
 
+def by_query(predictions):
+    """Returns {(task id, test number): predictions of that query}."""
+    groups = defaultdict(list)
+    for prediction in predictions:
+        groups[prediction.task, prediction.test].append(prediction)
+    return groups
+
+
 def votes_of(predictions):
     """Returns the attempts {(task id, test number): grids in the order of `vote`}."""
-    by_query = defaultdict(list)
-    for prediction in predictions:
-        by_query[prediction.task, prediction.test].append(prediction)
-    return {key: vote(group) for key, group in by_query.items()}
+    return {key: vote(group) for key, group in by_query(predictions).items()}
 
 
 def score(tasks, predictions, attempts):
@@ -80,16 +85,13 @@ def score(tasks, predictions, attempts):
     pass2: attempts; oracle: some attempt; prediction_cells: cell accuracy of the plain view, 0 for
     a wrong shape; failed_predictions: share that is no grid; tasks: how many were scored.
     """
-    by_query = defaultdict(list)
-    for prediction in predictions:
-        by_query[prediction.task, prediction.test].append(prediction)
-    results = defaultdict(list)
+    predicted, results = by_query(predictions), defaultdict(list)
     for task in tasks:
         rows = []
         for i, (_, answer) in enumerate(task.test):
             if answer is not None:
                 key = task.id, i
-                rows.append(score_query(answer, by_query[key], attempts.get(key, [])))
+                rows.append(score_query(answer, predicted[key], attempts.get(key, [])))
         for name in rows[0] if rows else ():
             results[name].append(float(np.mean([row[name] for row in rows])))
     metrics = {name: float(np.mean(values)) for name, values in results.items()}

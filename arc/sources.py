@@ -10,8 +10,7 @@ import json
 import os
 import re
 import reprlib
-import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,7 +58,7 @@ def read_json(path):
         raise UserError(f"{plain(path)}: no such file. A source is `oned`, an ARC JSON file, a "
                         "directory of them, arc1:training, arc1:evaluation, arc2:training or "
                         "arc2:evaluation; join several with +") from None
-    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
+    except Exception as error:                 # whatever gzip and json make of a damaged file
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{plain(path)}: not readable as JSON ({reason})") from None
 
@@ -73,7 +72,6 @@ def check_grid(grid, where):
         if len(row) != len(grid[0]):
             raise UserError(f"{where}: ragged grid, row {i} has {len(row)} cells and row 0 has "
                             f"{len(grid[0])}")
-    for row in grid:
         for cell in row:
             if type(cell) is not int or not 0 <= cell < COLORS:
                 raise UserError(f"{where}: {reprlib.repr(cell)} is no color; cells are integers 0 "
@@ -123,11 +121,6 @@ def read_tasks(raw, path, max_demos=None):
                         "or a list of pairs, and found no task")
     solutions = read_solutions(raw, path)
     return [read_task(name, task, path, solutions.get(name)) for name, task in raw.items()]
-
-
-def read_file(path, max_demos=None):
-    """Returns the tasks of one JSON file, see `read_tasks`."""
-    return read_tasks(read_json(path), Path(path), max_demos)
 
 
 def solutions_of(path):
@@ -277,7 +270,7 @@ def load_source(source, draw, lines):
     elif os.path.isdir(name):
         tasks = read_directory(name, max_demos, lines)
     else:
-        tasks = read_file(name, max_demos)
+        tasks = read_tasks(read_json(name), Path(name), max_demos)
     if max_tasks:
         if max_tasks > len(tasks):
             raise UserError(f"source {text!r}: it holds only {len(tasks)} tasks")
@@ -358,6 +351,7 @@ class Data(NamedTuple):
     families: list                             # of the generator
     protected: frozenset                       # ids of val and test tasks
     banned: frozenset                          # keys of their pairs
+    hidden: frozenset                          # their demonstrations that `asked_elsewhere` finds
     dropped: list                              # ids that the leak guard dropped
     lines: list                                # what the log says of all this
 
@@ -382,7 +376,8 @@ def load_data(config):
     test = load_queries(config, "test", asked_families, lines)
     if config.task_embed and config.val != config.test:
         # val's demonstrations are trained on: none of them may be a pair of test's
-        val, shared, _ = guard(val, test)
+        _, shared, _ = guard(val, test)
+        val = [task for task in val if task.id not in shared]
         if shared:
             lines.append(f"val:   {len(shared)} tasks left out that share an id or a pair with "
                          f"test: {first_of(shared)}")
@@ -402,13 +397,22 @@ def load_data(config):
                             "else tells its rule")
     for name, tasks in (("val:", val), ("test:", test)):
         if tasks:
-            answers = [answer for task in tasks for _, answer in task.test]
-            known = sum(answer is not None for answer in answers)
-            lines.append(f"{name:6s} {len(tasks)} tasks, {len(answers)} queries, {known} with "
+            known = [answer is not None for task in tasks for _, answer in task.test]
+            lines.append(f"{name:6s} {len(tasks)} tasks, {len(known)} queries, {sum(known)} with "
                          "known answers")
     banned = frozenset(pair_key(*pair) for task in protected for pair in known_pairs(task))
     return Data(train, val, test, generated, families, frozenset(task.id for task in protected),
-                banned, dropped, lines)
+                banned, asked_elsewhere(protected), dropped, lines)
+
+
+def asked_elsewhere(tasks):
+    """Returns {(task id, key)} of the demonstrations that are test pairs of another task."""
+    asked_of = defaultdict(set)                # key of a test pair -> ids of its tasks
+    for task in tasks:
+        for pair in task.test:
+            asked_of[pair_key(*pair)].add(task.id)
+    keys = {(task.id, pair_key(*pair)) for task in tasks for pair in task.train}
+    return frozenset((name, key) for name, key in keys if asked_of[key] - {name})
 
 
 def families_of(config):
@@ -440,10 +444,11 @@ def load_queries(config, name, families, lines):
     if not sources:
         return []
     tasks = load_tasks(sources, drawer(config, name, families), lines)
-    if not any(task.test for task in tasks):
+    tasks = [task for task in tasks if task.test]
+    if not tasks:
         raise UserError(f"{name} = {sources!r}: no task of it has a query (a test pair)")
     check_ids(tasks, f"{name} = {sources!r}")
-    return [task for task in tasks if task.test]
+    return tasks
 
 
 def check_generated(config):
@@ -475,6 +480,9 @@ def load_training(config, families, protected, lines):
         train += asked.values()
         line = (f"       and the demonstrations of the {len(asked)} tasks of val and test: their "
                 "rules live in the weights")
+        hidden = asked_elsewhere(protected)    # `FromTasks` leaves them out
+        if hidden:
+            line += f"; but for {len(hidden)} that are test pairs of others of them"
         if config.oversample != 1:
             line += f"; shown {config.oversample:g} times as often"
         lines.append(line)

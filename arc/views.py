@@ -12,12 +12,12 @@ IDENTITY = np.arange(VOCAB)                    # the color table that changes no
 
 def transform(grid, symmetry):
     """Returns the grid under symmetry 0 to 7: transposed from 4 on, then turned % 4 times."""
-    return np.rot90(grid.T if symmetry >= 4 else grid, symmetry % 4)
+    return np.rot90(grid.T if symmetry >= 4 else grid, symmetry)
 
 
 def untransform(grid, symmetry):
     """The inverse of `transform`."""
-    grid = np.rot90(grid, -(symmetry % 4))
+    grid = np.rot90(grid, -symmetry)
     return grid.T if symmetry >= 4 else grid
 
 

@@ -191,8 +191,8 @@ def check_together(c):
 def read_value(key, value, kind, where):
     """Returns a value as the type of its knob; text is read as a literal unless kind is str."""
     if isinstance(value, str) and kind is not str:
-        try:
-            value = ast.literal_eval(value)
+        try:                                   # true and false, too
+            value = ast.literal_eval(value.capitalize() if kind is bool else value)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             pass                               # it stays text, and is refused below
     if type(value) is int and value.bit_length() > 64:
@@ -201,8 +201,6 @@ def read_value(key, value, kind, where):
         value = float(value)
     if kind is int and type(value) is float and value.is_integer():
         value = int(value)
-    if kind is bool and str(value).lower() in ("true", "false"):
-        value = str(value).lower() == "true"
     if type(value) is not kind:
         wanted = "True or False" if kind is bool else kind.__name__
         raise UserError(f"{where}: {key} = {value!r} is of type {type(value).__name__}; {key} "
@@ -229,11 +227,12 @@ def read_config(path):
         found = runpy.run_path(str(place))
     except (Exception, SystemExit) as error:
         raise UserError(f"{path}: {type(error).__name__}: {error}") from None
-    knobs = {field.name for field in dataclasses.fields(Config)}
-    own = {key for key, value in found.items()
-           if callable(value) or isinstance(value, types.ModuleType)} - knobs
-    own |= {key for key in found if key.startswith("_")}
-    return {key: value for key, value in found.items() if key not in own}
+    assigned = {}
+    for key, value in found.items():
+        own = key.startswith("_") or callable(value) or isinstance(value, types.ModuleType)
+        if key in Config.__annotations__ or not own:
+            assigned[key] = value
+    return assigned
 
 
 def unknown_knob(key, where, kinds):

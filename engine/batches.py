@@ -98,11 +98,8 @@ class Documents(NamedTuple):
 
     def take(self, which):
         """Returns the documents numbered `which`, renumbered."""
-        if len(which) == 0:
-            order = np.zeros(0, int)
-        else:
-            bounds = np.searchsorted(self.slices.document, [which, np.add(which, 1)]).T
-            order = np.concatenate([np.arange(*bound) for bound in bounds])
+        bounds = np.searchsorted(self.slices.document, [which, np.add(which, 1)]).T
+        order = np.concatenate([np.arange(0), *(np.arange(*bound) for bound in bounds)])
         number = np.full(len(self.task_view), -1)
         number[which] = np.arange(len(which))
         slices = PairSlices(*(column[order] for column in self.slices))
@@ -279,9 +276,6 @@ class Generated:
                             f"max_len = {config.max_len}; raise --max_len, or lower "
                             "--oned_max_width or --demos")
 
-    def __len__(self):
-        return self.config.max_steps
-
     def tasks(self, step):
         """Yields (task under a random view, symmetry) without end; none holds a banned pair."""
         c = self.config
@@ -330,14 +324,14 @@ class Generated:
 
     def steps(self, start, workers):
         """Returns the steps from `start` on, prepared by that many processes."""
-        return loader(self, workers, range(start, len(self)))
+        return loader(self, workers, range(start, self.config.max_steps))
 
 
 def training_stream(config, data, task_rows, device):
     """Returns the stream of a run: `steps(start, workers)` gives its TrainingSteps."""
     if data.generated:
         return Generated(config, data.families, data.banned)
-    return FromTasks(data.train, config, task_rows, device, data.protected)
+    return FromTasks(data.train, config, task_rows, device, data.protected, data.hidden)
 
 
 def loader(dataset, workers, order=None):
@@ -374,8 +368,11 @@ class FromTasks(IterableDataset):
     """
     WINDOW = 64                                # documents
 
-    def __init__(self, tasks, config, task_rows, device, protected=frozenset()):
-        """protected: ids of val's and test's tasks, which are oversampled and never held out."""
+    def __init__(self, tasks, config, task_rows, device, protected=frozenset(), hidden=frozenset()):
+        """protected: ids of val's and test's tasks, which are oversampled and never held out.
+        hidden: {(task id, key)} of demonstrations that are not trained on, as they are test pairs
+        of another task.
+        """
         self.config, self.task_rows, self.tasks, self.start = config, task_rows, tasks, 0
         self.times = [config.oversample if task.id in protected else 1.0 for task in tasks]
         pairs, self.numbers = [], []
@@ -383,6 +380,8 @@ class FromTasks(IterableDataset):
             keep_all = task.id in protected
             known = [pair for pair in known_pairs(task)
                      if keep_all or not held_out(pair, config.holdout)]
+            if hidden:
+                known = [pair for pair in known if (task.id, pair_key(*pair)) not in hidden]
             self.numbers.append(list(range(len(pairs), len(pairs) + len(known))))
             pairs += known
         if not pairs:

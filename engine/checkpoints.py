@@ -97,8 +97,8 @@ def sizes(weights):
 
 def model_config(config, canvas, n_tasks):
     """Returns the ModelConfig of a Config. n_tasks: rows of the task embedding, 0 for none."""
-    shared = {field.name: getattr(config, field.name) for field in dataclasses.fields(ModelConfig)
-              if hasattr(config, field.name)}
+    shared = {name: value for name, value in vars(config).items()
+              if name in ModelConfig.__annotations__}
     return ModelConfig(**{**shared, "canvas": canvas, "n_pairs": config.demos + 1,
                           "n_tasks": n_tasks, "n_views": SYMMETRIES if config.view_embed else 0})
 
@@ -142,32 +142,22 @@ def rebuild(checkpoint, device="cpu"):
     return model.to(device).eval()
 
 
-def from_checkpoint(path, device="cpu"):
-    """Returns (the GPT of a checkpoint file, the checkpoint's dict)."""
-    checkpoint = load_checkpoint(path)
-    return rebuild(checkpoint, device), checkpoint
-
-
 def start_from(model, task_ids, checkpoint, path):
     """Starts from a checkpoint's weights. Rows of the task embedding go by task id.
 
     A task without a row starts as the mean of all rows.
     """
-    had_tasks = bool(checkpoint["model_config"]["n_tasks"])
-    if had_tasks != bool(model.config.n_tasks):
-        raise UserError(f"{path}: a network {'with' if had_tasks else 'without'} a task embedding; "
-                        "set --task_embed to match")
-    resized = {**checkpoint["model_config"], "n_tasks": model.config.n_tasks}
-    check_same_network({"model_config": resized}, model.config, path)
-    weights = checkpoint["model"]
-    if had_tasks:
+    was, weights = dict(checkpoint["model_config"]), checkpoint["model"]
+    if bool(was["n_tasks"]) != bool(model.config.n_tasks):
+        raise UserError(f"{path}: a network {'with' if was['n_tasks'] else 'without'} a task "
+                        "embedding; set --task_embed to match")
+    was["n_tasks"] = model.config.n_tasks      # the table may grow or shrink
+    check_same_network({"model_config": was}, model.config, path)
+    if was["n_tasks"]:
         old = weights["task.weight"]
-        row_of = {tuple(task_id): row for row, task_id in enumerate(checkpoint["task_ids"], 1)}
-        rows = [old[0]]                        # row 0 is for tasks never seen
-        for task_id in task_ids:
-            row = row_of.get(tuple(task_id))
-            rows.append(old.mean(0) if row is None else old[row])
-        weights["task.weight"] = torch.stack(rows)
+        row_of, mean = dict(zip(checkpoint["task_ids"], old[1:])), old.mean(0)
+        rows = [row_of.get(task_id, mean) for task_id in task_ids]
+        weights["task.weight"] = torch.stack([old[0], *rows])    # row 0 is for tasks never seen
     model.load_state_dict(weights)
     model.config.pretrained = checkpoint["model_config"].get("pretrained", "")
 
@@ -177,13 +167,9 @@ def task_rows(task_ids, tasks):
 
     A task is recognised by its id and its demonstrations; all others have row 0.
     """
-    row_of = {tuple(task_id): row for row, task_id in enumerate(task_ids, 1)}
-    rows = {}
-    for task in tasks:
-        row = row_of.get((task.id, task_key(task)))
-        if row is not None:
-            rows[task.id] = row
-    return rows
+    row_of = {task_id: row for row, task_id in enumerate(task_ids, 1)}
+    rows = {task.id: row_of.get((task.id, task_key(task))) for task in tasks}
+    return {name: row for name, row in rows.items() if row}
 
 
 def check_trained_on(config, tasks, rows):

@@ -110,9 +110,7 @@ def in_smaller_parts(work, parts, knob, log):
 
     knob: which one makes the parts smaller.
     """
-    todo = list(parts)
-    while todo:
-        part, result = todo.pop(0), None
+    for part in parts:
         try:
             result = work(part)
         except RuntimeError as error:
@@ -121,7 +119,7 @@ def in_smaller_parts(work, parts, knob, log):
             if len(part) == 1:
                 raise UserError("out of memory with a single document: lower --max_answer, "
                                 "--max_len, --n_embd or --n_layer") from None
-        if result is not None:
+        else:
             yield part, result
             continue
         # not within `except`, which keeps alive all that the attempt had made
@@ -129,4 +127,4 @@ def in_smaller_parts(work, parts, knob, log):
         log(f"  out of memory with {len(part)} documents at once: half of them (a lower --{knob} "
             "starts that way)")
         half = len(part) // 2
-        todo[:0] = [part[:half], part[half:]]
+        yield from in_smaller_parts(work, [part[:half], part[half:]], knob, log)

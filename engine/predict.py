@@ -114,7 +114,7 @@ class QuerySet:
                 own = [(grid, query.draft), (None, query.proposal)]
             numbers = []
             for pair in own:
-                key = id(task), *(None if grid is None else grid_key(grid) for grid in pair)
+                key = tuple(map(id, pair))     # the queries keep these grids alive
                 if key not in number_of:
                     number_of[key] = len(pairs)
                     pairs.append(pair)
@@ -225,11 +225,8 @@ class Predictor:
         is_cell = scores.token < COLORS
         columns = dict(correct=scores.correct, nll=-scores.logprob, tokens=np.ones(len(is_cell)),
                        cells=is_cell, right=scores.correct & is_cell)
-        sums = {}
-        for name, values in columns.items():
-            sums[name] = np.zeros(len(queries))
-            counted = np.bincount(scores.document, values, len(query_set.fitting))
-            sums[name][query_set.fitting] = counted
+        query = np.array(query_set.fitting, int)[scores.document]       # of each token
+        sums = {name: np.bincount(query, values, len(queries)) for name, values in columns.items()}
         sums["exact"] = (sums.pop("correct") == sums["tokens"]) & (sums["tokens"] > 0)
         return sums
 
@@ -335,6 +332,14 @@ class Predictor:
             self.log(f"  {none} of {len(attempts)} queries have no attempt, so [[0]] is written "
                      "for them: no prediction is a grid, or the prompt does not fit max_len or "
                      "the canvas")
+
+    def record_test(self, metrics, step, started):
+        """Records the metrics of `test`, with what they depend on and how often it was scored."""
+        c, log = self.config, self.log
+        metrics.update(views=c.views, step=step, seconds=time.time() - started, source=c.test,
+                       times_scored=log.times_scored(c.test),
+                       pretrained=self.model.config.pretrained or None)
+        log.record(kind="test", **metrics)
 
     def rerank(self, tasks, attempts):
         """Returns the attempts {(task id, test): grids}, the TOP_K best of each in a new order.

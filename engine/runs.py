@@ -104,11 +104,12 @@ class Log:
 
     def times_scored(self, source):
         """Returns how often these tasks were scored in this folder, this time included."""
-        tests = [record for record in self.records() if record["kind"] == "test"]
-        return 1 + sum(record.get("source") == source for record in tests)
+        scored = [r.get("source") for r in self.records() if r["kind"] == "test"]
+        return 1 + scored.count(source)
 
-    def summarize(self, metrics):
+    def summarize(self, metrics, started):
         """Writes the last lines of a run, to be found by grep."""
+        metrics["minutes"] = (time.time() - started) / 60    # all but the imports
         self("\n---")
         for key, value in metrics.items():
             if isinstance(value, float):
@@ -139,38 +140,35 @@ def announce(data, model, log, machine):
 
 
 def check_folder(config):
-    """Says why out_dir cannot be used. Nothing is changed yet.
-
-    Returns the files of an older run, to be deleted once all else has proved to be right.
-    """
+    """Says why out_dir cannot be used. Nothing is changed yet."""
     folder = place = Path(config.out_dir)
     while not os.path.lexists(place) and place != place.parent:
         place = place.parent
     if not (place.is_dir() and os.access(place, os.W_OK)):
         raise UserError(f"out_dir {folder}: cannot be written, {place} is no folder, or not yours; "
                         "name another with --out_dir=")
-    if config.resume or config.eval_only:
-        return []
-    stale = [*folder.glob("*.pt"), *folder.glob("submission.json")]
-    if stale and not config.overwrite:
-        raise UserError(f"out_dir {folder} already holds a run: go on with --resume, replace it "
-                        "with --overwrite, or name another with --out_dir=")
-    texts = [folder / name for name in ("log.txt", "metrics.jsonl", "report.html")]
-    return [path for path in stale + texts if path.is_file()]
+    if not (config.resume or config.eval_only or config.overwrite):
+        if [*folder.glob("*.pt"), *folder.glob("submission.json")]:
+            raise UserError(f"out_dir {folder} already holds a run: go on with --resume, replace "
+                            "it with --overwrite, or name another with --out_dir=")
 
 
 # open files: a lock ends with its process, and with its file. lockf, as workers do not inherit it
 LOCKS = []
 
 
-def take_folder(folder, stale=()):
-    """Makes out_dir, refuses it where another process uses it, and deletes the stale files."""
+def take_folder(config):
+    """Makes out_dir, refuses it where another process uses it, and deletes an older run's texts.
+
+    Its checkpoints go when the new run has one: see Run.save.
+    """
     ranks.wait_for_all()                       # all have looked at what was there
     if ranks.rank():
         return
-    path = Path(folder) / ".lock"
+    folder = Path(config.out_dir)
+    path = folder / ".lock"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         file = open(path, "a+")
     except OSError as error:
         raise write_error(path, error) from None
@@ -187,9 +185,9 @@ def take_folder(folder, stale=()):
     file.write(f"process {os.getpid()} of {platform.node()}\n")
     file.flush()
     LOCKS.append(file)
-    for old in stale:
-        if old.suffix != ".pt":                # checkpoints go when the run has one: see Run.save
-            old.unlink(missing_ok=True)
+    if not (config.resume or config.eval_only):
+        for name in ("submission.json", "log.txt", "metrics.jsonl", "report.html"):
+            (folder / name).unlink(missing_ok=True)
 
 
 def versions():
@@ -222,8 +220,10 @@ def solving_folder(config, trained):
 
     So the run's own report and submission stay. trained: the checkpoint's config.
     """
-    if not config.eval_only or config.test == trained["test"]:
+    if not config.eval_only:
         return config
+    if config.test == trained["test"]:         # the run's own folder, whose config.json stays
+        return dataclasses.replace(config, tasks="")
     names = [Path(part).resolve().name for part in config.test.split("+")]
     name = re.sub(r"\W+", "_", "+".join(names).replace(".json", "")).strip("_") or "tasks"
     folder = f"{config.out_dir}/{'tasks_' * (name == 'refine')}{name}"
@@ -257,7 +257,7 @@ class Run:
         self.best = None                       # (exact, -loss) on val
         self.validated_step = None             # the last one whose metrics of val are on record
         self.dropped_demos = 0                 # demonstrations that did not fit, so far
-        self.stale = []                        # files that the first checkpoint replaces
+        self.replaces = config.overwrite       # the first checkpoint replaces an older run's
         self.extra = {}                        # what else a checkpoint holds, for refine.py
         self.agree = ranks.Agreement()         # on the number of a signal, where ranks are several
         self.versions = versions()             # of the start: files may be edited during a run
@@ -278,14 +278,15 @@ class Run:
             weights = self.model.state_dict()
             state["training"] = {key: value.detach().clone() for key, value in weights.items()}
             state["optimizer"] = self.optimizer.state_dict()
+        path = Path(self.config.out_dir) / name
         with averaged(self.model, self.optimizer):
             state["model"] = self.model.state_dict()
-            with whole_file(Path(self.config.out_dir) / name) as file:
+            with whole_file(path) as file:
                 torch.save(state, file)
-        while self.stale:                      # of an older run, which this one replaces
-            old = self.stale.pop()
-            if old.name != name and old.suffix == ".pt":
-                old.unlink(missing_ok=True)
+        if self.replaces:
+            for old in {*path.parent.glob("*.pt")} - {path}:
+                old.unlink()
+        self.replaces = False
 
     def resume(self, found, path):
         """Restores weights, optimizer, step, best score and times; samples follow from the step."""
@@ -297,8 +298,7 @@ class Run:
         if differences:
             raise UserError(f"--resume goes on with the same run, but {differences}. To start a "
                             f"new one from these weights: --init_from={path} and another --out_dir")
-        task_ids = [list(map(tuple, ids)) for ids in (found["task_ids"], self.task_ids)]
-        if found["data"] != self.data or task_ids[0] != task_ids[1]:
+        if found["data"] != self.data or found["task_ids"] != self.task_ids:
             raise UserError("--resume goes on with the same run, but its task files hold other "
                             "tasks now, or in another order. To train on these: --init_from="
                             f"{path} and another --out_dir")
@@ -384,8 +384,7 @@ class Progress:
     """How fast training is; evaluation and saving do not count as training."""
 
     def __init__(self, run):
-        self.run, self.first_step, self.earlier = run, run.step, run.seconds
-        self.begun = time.time()
+        self.run, self.begun = run, time.time() - run.seconds
         self.restart()
 
     def restart(self):
@@ -394,12 +393,12 @@ class Progress:
     def report(self, losses, grad_norm):
         """Logs a line and a record. losses: (over all outputs, over the queries' outputs)."""
         run, config, now = self.run, self.run.config, time.time()
-        run.seconds = self.earlier + now - self.begun
+        run.seconds = now - self.begun
         if run.step == self.marked_step:
             return
         ms = 1000 * (now - self.mark) / (run.step - self.marked_step)
         lr = learning_rate(config, run.optimizer, run.step - 1)
-        per_step = (now - self.begun) / (run.step - self.first_step)
+        per_step = run.seconds / (run.step - run.first_step)
         run.log(f"step {run.step:6d}/{config.max_steps} {run.step / config.max_steps:4.0%}  "
                 f"loss {losses[1]:.4f}  lr {lr:.2e}  norm {grad_norm:5.2f}  {ms:6.1f} ms  "
                 f"{self.tokens / (now - self.mark):7.0f} tok/s  "
@@ -422,11 +421,10 @@ def interruptible():
         if came and number == signal.SIGINT and ranks.world() == 1:
             signal.default_int_handler(number, frame)
         came.append(number)
-    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     previous = {}
-    for name in names:                         # only the main thread may; SIGHUP not on Windows
-        number = getattr(signal, name)
-        if signal.getsignal(number) != signal.SIG_IGN:     # nohup: that signal is not to stop it
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):           # only the main thread may
+        number = getattr(signal, name, None)               # SIGHUP is not on Windows
+        if number and signal.getsignal(number) != signal.SIG_IGN:     # nohup: it is not to stop
             previous[number] = signal.signal(number, handle)
     try:
         yield lambda: came[0] if came else 0

@@ -16,7 +16,7 @@ from arc.sources import load_data
 from config import UserError, load_config
 from engine.devices import pick_device
 from engine.predict import Predictor, make_queries
-from engine.checkpoints import from_checkpoint, load_checkpoint, rebuild
+from engine.checkpoints import load_checkpoint, rebuild
 from refine import read_drafts
 
 FAMILIES = ["1d_fill", "1d_mirror", "1d_flip", "1d_recolor_cnt", "2d_hollow", "2d_pcopy_mc"]
@@ -65,7 +65,7 @@ def svg(rows, cell=12):
 def main(argv):
     config, _ = load_config(argv)
     device, _ = pick_device(config)
-    model, _ = from_checkpoint(f"{config.out_dir}/ckpt.pt", device)
+    model = rebuild(load_checkpoint(f"{config.out_dir}/ckpt.pt"), device)
     tasks = load_data(config).test
     chosen = [first_of(tasks, family) for family in FAMILIES]
     predictions, _ = Predictor(model, config, {}, device).predict(chosen, views=1)

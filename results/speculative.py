@@ -14,7 +14,7 @@ from arc.score import same
 from arc.sources import load_data
 from engine.devices import pick_device
 from engine.predict import Predictor
-from engine.checkpoints import from_checkpoint, task_rows
+from engine.checkpoints import load_checkpoint, rebuild, task_rows
 
 
 class AlonePredictor(Predictor):
@@ -35,7 +35,8 @@ def main(argv, rounds=3):
     """Returns (seconds without proposals, seconds with them, number of predictions that differ)."""
     config, _ = load_config(argv)
     device, why = pick_device(config)
-    model, checkpoint = from_checkpoint(f"{config.out_dir}/ckpt.pt", device)
+    checkpoint = load_checkpoint(f"{config.out_dir}/ckpt.pt")
+    model = rebuild(checkpoint, device)
     tasks = load_data(dataclasses.replace(config, eval_only=True)).test
     rows = task_rows(checkpoint["task_ids"], tasks)
     predictors = {

@@ -13,7 +13,7 @@ from arc.tokens import OUT, START, advance, decode_grid, encode_pair
 from arc.views import IDENTITY, SYMMETRIES, random_colors, view_pairs
 from config import Config, UserError
 from conftest import flip_tasks, make_task, raw
-from engine.batches import (DEMO, IGNORE, QUERY, DocumentPlan, FromTasks, Generated, Pairs,
+from engine.batches import (IGNORE, DocumentPlan, FromTasks, Generated, Pairs,
                             build_documents, fit_demos, gather, pack)
 from engine.predict import QuerySet, known_queries, make_queries
 

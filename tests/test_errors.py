@@ -123,7 +123,8 @@ KNOBS = {
     "missing checkpoint": (dict(init_from="nowhere.pt"), "nowhere.pt: no such checkpoint"),
     "resume and more": (dict(resume=True, overwrite=True),
                         "--resume goes on with a run; it goes with none of"),
-    "nothing to resume": (dict(resume=True), "ckpt.pt does not exist: nothing was saved there yet"),
+    "nothing to resume": (dict(resume=True),
+                          "ckpt.pt: no such checkpoint; .*start again without --resume"),
     "nothing to evaluate": (dict(eval_only=True), "ckpt.pt: no such checkpoint"),
     "nothing is asked": (dict(oversample=0), "oversample = 0.0 is out of its range, 0.01 to"),
     "oversample of what is not trained on": (

@@ -21,7 +21,7 @@ from conftest import (TINY, batch_of, filled_model, flags, flip_tasks, grid, mak
                       position_parameters, tiny_config, write_tasks)
 from engine.optim import Optimizer
 from engine.predict import Predictor, known_queries, make_queries
-from engine.checkpoints import KIND, check_same_network, from_checkpoint, load_checkpoint, task_rows
+from engine.checkpoints import KIND, check_same_network, load_checkpoint, rebuild, task_rows
 from engine.runs import Log, Run
 from model import GPT, Cache, generate
 from positions.index import ENCODINGS, build
@@ -224,7 +224,8 @@ def memory(tmp_path_factory):
 def predictor_of(memory, **knobs):
     """Returns (tasks, the Predictor of a checkpoint, with some knobs changed)."""
     tasks, path = memory
-    model, found = from_checkpoint(path)
+    found = load_checkpoint(path)
+    model = rebuild(found)
     rows = task_rows(found["task_ids"], tasks)
     assert len(rows) == len(tasks)
     config = replace(Config(**found["config"]), **knobs)
@@ -493,7 +494,8 @@ def save(path, model, step=0):
 def test_a_checkpoint_returns_the_same_network(tmp_path):
     model, batch = filled_model(tiny_config()), batch_of(flip_tasks(2))
     save(tmp_path / "a.pt", model, step=7)
-    other, found = from_checkpoint(tmp_path / "a.pt")
+    found = load_checkpoint(tmp_path / "a.pt")
+    other = rebuild(found)
     assert found["step"] == 7
     assert not other.training
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]

@@ -459,7 +459,7 @@ ERRORS = {
     "no checkpoint": (dict(refine_from="nowhere.pt"),
                       "nowhere.pt: no such checkpoint.*train.py"),
     "another encoding": (dict(encoding="rope"),
-                         "another network: encoding was 'quadtree' and is 'rope'"),
+                         "another config: encoding was 'quadtree' and is 'rope'"),
     "another config": (dict(oned_max_width=8), "oned_max_width was 9 and is 8.*refine_from"),
     "no such file": (dict(refine_train="nowhere.json"), "nowhere.json: no such file"),
     "other tasks": (dict(test="mine.json"), "trained with another config: test was 'oned'"),

@@ -132,3 +132,15 @@ def test_the_line_counts_tasks_once():
     (line,) = canvas_lines([wide, wide, *flip_tasks(2)], 8)
     assert line.startswith("1 tasks have grids beyond the canvas of 8 (sides up to 7)")
     assert np.all([name not in line for name in ("flip0", "flip1")])
+
+
+def test_eval_only_leaves_the_config_of_the_run_alone(tmp_path):
+    """Also where the run's own test is named again by --tasks."""
+    mine = write_tasks(tmp_path / "my.json", flip_tasks(3, most=3))
+    knobs = {**TINY, "out_dir": tmp_path / "run", "tasks": mine}
+    train.main(flags(**knobs))
+    written = (tmp_path / "run" / "config.json").read_bytes()
+    metrics = train.main(flags(**knobs, eval_only=True))
+    assert metrics["times_scored"] == 2
+    assert (tmp_path / "run" / "config.json").read_bytes() == written
+    assert json.loads((tmp_path / "run" / "eval.json").read_text())["eval_only"]

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 
 from arc.leaks import form_key, guard, held_out, pair_key
+from arc.sources import canvas_for, canvas_lines, check_canvas, load_data, load_tasks, split_sources
 from arc.task import Task, grids_of
-from arc.sources import (canvas_for, canvas_lines, check_canvas, load_data, load_tasks, read_file,
-                       split_sources)
 from arc.tokens import (COLORS, END, OUT, ROW, START, VOCAB, decode_grid, encode_grid, encode_pair,
                         trace)
 from arc.views import (SYMMETRIES, fixed_colors, random_colors, transform, untransform, unview_grid,
                        view_grid, view_pairs)
 from config import Config, UserError
 from conftest import arc_data, flip_tasks, grid, make_task, random_grid, raw, write_tasks
+from engine.batches import training_stream
 
 RNG = np.random.default_rng(0)
 
@@ -38,7 +38,7 @@ def ids_of(tasks):
 
 def test_json_to_tokens_and_back(tmp_path):
     tasks = flip_tasks(20, most=30)
-    found = read_file(write_tasks(tmp_path / "tasks.json", tasks))
+    found = load_tasks(str(write_tasks(tmp_path / "tasks.json", tasks)))
     assert same_tasks(found, tasks)
     for task in found:
         for a, b in task.train:
@@ -52,7 +52,7 @@ def test_json_to_tokens_and_back(tmp_path):
 
 
 def test_real_tasks_to_tokens_and_back():
-    for task in read_file(arc_data("arc1-evaluation.json")):
+    for task in load_tasks(str(arc_data("arc1-evaluation.json"))):
         for g in grids_of(task):
             assert np.array_equal(decode_grid(encode_grid(g)), g)
 
@@ -300,7 +300,8 @@ def test_lists_of_pairs_join_their_tasks(tmp_path):
 
 def test_real_lists_of_pairs(tmp_path):
     """re-ARC's pairs, as its own files hold them."""
-    training, again = read_file(arc_data("arc1-training.json")), read_file(arc_data("re-arc.json"))
+    training = load_tasks(str(arc_data("arc1-training.json")))
+    again = load_tasks(str(arc_data("re-arc.json")))
     lists = load_tasks(f"{write_lists(tmp_path / 'tasks', again)}@16")
     one, _, merged = guard(training + again, [])
     other, _, merged_too = guard(training + lists, [])
@@ -743,9 +744,9 @@ def test_merging_makes_no_demonstration_of_an_unanswered_test():
 
 
 def test_real_leaks():
-    training = read_file(arc_data("arc1-training.json"))
-    evaluation = read_file(arc_data("arc1-evaluation.json"))
-    arc2 = read_file(arc_data("arc2-training.json"))
+    training = load_tasks(str(arc_data("arc1-training.json")))
+    evaluation = load_tasks(str(arc_data("arc1-evaluation.json")))
+    arc2 = load_tasks(str(arc_data("arc2-training.json")))
     twins = {"40853293", "caa06a1f"}
     kept, dropped, _ = guard(training, evaluation)
     assert twins <= set(dropped)
@@ -757,7 +758,7 @@ def test_real_leaks():
     assert sum(task.id in ids for task in arc2) == 376
     assert {task.id for task in arc2 if task.id in ids} <= set(guard(arc2, evaluation)[1])
 
-    again = read_file(arc_data("re-arc.json"))
+    again = load_tasks(str(arc_data("re-arc.json")))
     assert len(again) == 400
     assert all(not task.test and len(task.train) == 16 for task in again)
     kept, dropped, merged = guard(training + again, [])
@@ -780,6 +781,37 @@ def test_val_may_not_share_a_pair_with_test_where_demonstrations_are_trained_on(
     data = load_data(Config(**paths, demos=0, task_embed=True))
     assert ids_of(data.val) == ["b"]
     assert any("a" in line and "left out" in line for line in data.lines)
+
+
+def test_a_test_pair_is_never_trained_on_as_another_tasks_demonstration(tmp_path):
+    """In the weights demonstrations of val and test are trained on. Planted in both ways."""
+    one = make_task("one", "12 > 21; 3 > 3", "4 > 4")
+    two = make_task("two", "4 > 4; 56 > 65", "7 > 8")          # shows what `one` is asked
+    other = make_task("other", "12 > 21; 9 > 9", "5 > 6")      # shares a demonstration with `one`
+    paths = {}
+    for name, tasks in dict(train=[make_task("t", "1 > 2", "2 > 1")], val=[one, other],
+                            test=[two]).items():
+        paths[name] = str(write_tasks(tmp_path / f"{name}.json", tasks))
+    config = Config(**{**paths, "test": f"{paths['test']}+{paths['val']}", "val": ""}, demos=0,
+                    task_embed=True, max_steps=30, batch_tokens=1024)
+    data = load_data(config)
+    assert "but for 1 that are test pairs of others of them" in "\n".join(data.lines)
+    asked = {pair_key(*pair) for task in (one, two, other) for pair in task.test}
+    assert data.hidden == {("two", pair_key(*one.test[0]))}
+    stream = training_stream(config, data, {}, "cpu")
+    trained = {tuple(stream.device_pairs.tokens[start:start + length].tolist())
+               for start, length in zip(stream.device_pairs.start[:, 0],
+                                        stream.device_pairs.length[:, 0])}
+    for task in (one, two, other):
+        for pair in task.train + task.test:
+            shown = tuple(encode_pair(pair)[0].tolist()) in trained
+            assert shown == (pair_key(*pair) not in asked)
+    # two tasks of val that share a pair stay two: merged, one's test pair would be trained on
+    config = Config(**paths, demos=0, task_embed=True)
+    assert [task.id for task in load_data(config).val] == ["other"]
+    paths["test"] = paths["train"]
+    config = Config(**{**paths, "train": "oned#20"}, demos=0, task_embed=True)
+    assert [task.id for task in load_data(config).val] == ["one", "other"]
 
 
 def test_every_pair_of_val_and_test_is_protected(tmp_path):

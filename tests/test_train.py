@@ -23,7 +23,7 @@ from conftest import (ROOT, TINY, batch_of, checkpoint, equal, filled_model, fla
                       make_task, parameters, position_parameters, records, tiny_config, write_tasks)
 from engine import batches, predict
 from engine.batches import IGNORE, Generated
-from engine.checkpoints import from_checkpoint, model_config
+from engine.checkpoints import load_checkpoint, model_config, rebuild
 from engine.cuda_graphs import GraphedStep
 from engine.devices import (describe_step, is_compiled, pick_device, precision,
                             take_flash_attention_3)
@@ -750,7 +750,7 @@ def test_a_checkpoint_holds_what_the_run_was(run, tmp_path):
     assert found["model_config"]["canvas"] == 16
     assert {"torch", "numpy", "python", "schedulefree", "commit"} <= set(found["versions"])
     assert "training" not in best and "optimizer" not in best
-    model, _ = from_checkpoint(folder / "best.pt")
+    model = rebuild(load_checkpoint(folder / "best.pt"))
     assert equal(dict(model.state_dict()), best["model"])
     (folder / "best.pt").replace(folder / "ckpt.pt")
     with pytest.raises(UserError, match="weights only.*--init_from"):
