@@ -334,10 +334,15 @@ def training_stream(config, data, task_rows, device):
     return FromTasks(data.train, config, task_rows, device, data.protected, data.hidden)
 
 
+# steps that wait for the device: to order an epoch of ARC takes as long as 20 of them (2 H100)
+PREPARED = 64
+
+
 def loader(dataset, workers, order=None):
     """Returns an iterator over the steps of a dataset, prepared by that many processes."""
     steps = iter(DataLoader(dataset, batch_size=None, sampler=order, collate_fn=unchanged,
-                            num_workers=workers, worker_init_fn=ignore_interrupt))
+                            num_workers=workers, worker_init_fn=ignore_interrupt,
+                            prefetch_factor=-(-PREPARED // workers) if workers else None))
     if workers and hasattr(signal, "SIGCHLD"):
         # torch reports a worker's death by an exception anywhere: rather at the next step alone
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -416,12 +421,12 @@ class FromTasks(IterableDataset):
     def epoch(self, rng):
         """Yields one Drawn document after the other."""
         limit, length = self.config.downweight_above, self.device_pairs.length
-        parts = []
+        mean_length, parts = length.mean(1), []
         for t, numbers in enumerate(self.numbers):
             for _ in range(random_round(self.times[t], rng) if numbers else 0):
                 for order in self.split(numbers, rng):
                     if limit:
-                        keep = min(1, limit / length[order].mean(1).sum())
+                        keep = min(1, limit / mean_length[order].sum())
                     if not limit or random_round(keep, rng):
                         parts.append((t, order))
         for u in rng.permutation(len(parts)):

@@ -647,6 +647,7 @@ def test_reading_input_grids_both_ways_is_what_was_measured():
 
 SCORED = {                                     # record: labels of its row, and of its details
     "rearc_75000": ("rope3d, `arc1_rearc.py`", "`arc1_rearc.py`, 80 views"),
+    "rearc_two_gpus": ("the same on two GPUs, seed 2", "the same on two GPUs, seed 2, 80 views"),
     "rearc_40000": ("the same, 40,000 steps", "the same, 40,000 steps, 80 views"),
     "rearc_20000": ("the same, 20,000 steps", "the same, 20,000 steps, 32 views"),
     "rope3d_66000": ("rope3d, `arc1_25min.py`", "`arc1_25min.py`, 80 views"),
