@@ -12,6 +12,7 @@ if __name__ == "__main__":                     # until main runs Ctrl-C just end
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import math
+import os
 import time
 from pathlib import Path
 
@@ -108,9 +109,8 @@ def fit(run, stream, validate=None):
     """
     config, model, optimizer, device = run.config, run.model, run.optimizer, run.device
     forward_backward = ForwardBackward(config, model, stream, device)
-    # processes that prepare the next steps
-    workers = config.workers if config.workers >= 0 else 4 if device.type == "cuda" else 0
-    steps = stream.steps(run.step, workers)
+    workers = min(4, os.cpu_count() or 1) if device.type == "cuda" else 0
+    steps = stream.steps(run.step, workers if config.workers < 0 else config.workers)
     micro_tokens = ranks.tokens_at_once(config)   # tokens at once; halved when memory runs out
     # of the last step alone, over all outputs and over the queries'; left on the device
     losses, grad_norm = torch.zeros(2), torch.zeros(())
@@ -314,8 +314,10 @@ def open_checkpoint(config, path):
     if config.init_from and Path(path).is_dir():
         check_llama(path, config)
         return None
-    checkpoint = load_checkpoint(path, cure="name another with --init_from=, or, where nothing was "
-                                            "saved yet, start again without --resume")
+    cure = "train first, or name another with --init_from="
+    if config.resume:
+        cure = "nothing was saved there yet: start again without --resume"
+    checkpoint = load_checkpoint(path, cure=cure)
     # pairs that an earlier run trained on cannot be held out any more
     holdout = checkpoint["config"].get("holdout", "")
     if config.holdout and config.init_from and holdout != config.holdout:

@@ -58,6 +58,8 @@ def read_json(path):
         raise UserError(f"{plain(path)}: no such file. A source is `oned`, an ARC JSON file, a "
                         "directory of them, arc1:training, arc1:evaluation, arc2:training or "
                         "arc2:evaluation; join several with +") from None
+    except MemoryError:
+        raise
     except Exception as error:                 # whatever gzip and json make of a damaged file
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{plain(path)}: not readable as JSON ({reason})") from None
@@ -351,7 +353,7 @@ class Data(NamedTuple):
     families: list                             # of the generator
     protected: frozenset                       # ids of val and test tasks
     banned: frozenset                          # keys of their pairs
-    hidden: frozenset                          # their demonstrations that `asked_elsewhere` finds
+    untrained: frozenset                       # demonstrations that are left out of training
     dropped: list                              # ids that the leak guard dropped
     lines: list                                # what the log says of all this
 
@@ -365,6 +367,7 @@ def fingerprint(data):
     for task in [*data.train, NO_TASK, *data.val, NO_TASK, *data.test]:
         parts.append(f"{task.id} {len(task.train)}".encode("utf-8", "replace"))
         parts += [pair_key(*pair) for pair in task.train + task.test]
+    parts += [f"{name} ".encode("utf-8", "replace") + key for name, key in sorted(data.untrained)]
     return hashlib.sha256(b"|".join(parts)).hexdigest()
 
 
@@ -402,17 +405,26 @@ def load_data(config):
                          "known answers")
     banned = frozenset(pair_key(*pair) for task in protected for pair in known_pairs(task))
     return Data(train, val, test, generated, families, frozenset(task.id for task in protected),
-                banned, asked_elsewhere(protected), dropped, lines)
+                banned, asked_elsewhere(protected) if config.task_embed else frozenset(), dropped,
+                lines)
 
 
 def asked_elsewhere(tasks):
-    """Returns {(task id, key)} of the demonstrations that are test pairs of another task."""
+    """Returns {(task id, key)} of the demonstrations that are test pairs of another task.
+
+    Cell for cell: turned or recolored ones are not found. Of an unanswered test the input decides.
+    """
     asked_of = defaultdict(set)                # key of a test pair -> ids of its tasks
     for task in tasks:
         for pair in task.test:
             asked_of[pair_key(*pair)].add(task.id)
-    keys = {(task.id, pair_key(*pair)) for task in tasks for pair in task.train}
-    return frozenset((name, key) for name, key in keys if asked_of[key] - {name})
+    found = set()
+    for task in tasks:
+        for demo in task.train:
+            asked = asked_of[pair_key(*demo)] | asked_of[pair_key(demo[0], None)]
+            if asked - {task.id}:
+                found.add((task.id, pair_key(*demo)))
+    return frozenset(found)
 
 
 def families_of(config):
@@ -480,9 +492,9 @@ def load_training(config, families, protected, lines):
         train += asked.values()
         line = (f"       and the demonstrations of the {len(asked)} tasks of val and test: their "
                 "rules live in the weights")
-        hidden = asked_elsewhere(protected)    # `FromTasks` leaves them out
-        if hidden:
-            line += f"; but for {len(hidden)} that are test pairs of others of them"
+        untrained = asked_elsewhere(protected)     # `FromTasks` leaves them out
+        if untrained:
+            line += f"; but for {len(untrained)} that are test pairs of others of them"
         if config.oversample != 1:
             line += f"; shown {config.oversample:g} times as often"
         lines.append(line)

@@ -90,8 +90,8 @@ class Config:
     learning_rate: float = knob(1e-2, "peak rate of Muon and AdamW; Muon's updates are scaled to "
                                 "AdamW's size", 0, 1e30)
     max_steps: int = knob(2400, "steps of batch_tokens", 0)
-    batch_tokens: int = knob(1536, "tokens a step, in whole documents; on `oned` many small steps "
-                             "beat few large ones", 1, 2**24)
+    batch_tokens: int = knob(1536, "tokens a step, in whole documents, of all ranks together; on "
+                             "`oned` many small steps beat few large ones", 1, 2**24)
     micro_tokens: int = knob(0, "tokens at once; 0: all. Halved when memory runs out: the same "
                              "step, but for rounding and the masks of dropout", 0, 2**24)
     warmup: float = knob(0.02, "share of the steps in which the rate rises", 0, 1)
@@ -124,7 +124,8 @@ class Config:
     compile: bool = knob(True, "torch.compile and CUDA graphs, on CUDA in bfloat16")
     recompute: bool = knob(False, "activation checkpointing: activations are computed again in the "
                            "backward pass: less memory, about a third slower")
-    workers: int = knob(-1, "processes that prepare batches; -1: 4 on CUDA, else 0", -1, 256)
+    workers: int = knob(-1, "processes of a rank that prepare steps; -1: 4 on CUDA at most, else 0",
+                        -1, 256)
     log_every: int = knob(100, "steps", 1)
     tensorboard: bool = knob(False, "curves for TensorBoard in out_dir, too: needs that package")
     keep_every: int = knob(0, "steps between snapshots that are kept; 0: none", 0)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from arc import oned
 from arc.leaks import held_out, pair_key
@@ -331,7 +331,7 @@ def training_stream(config, data, task_rows, device):
     """Returns the stream of a run: `steps(start, workers)` gives its TrainingSteps."""
     if data.generated:
         return Generated(config, data.families, data.banned)
-    return FromTasks(data.train, config, task_rows, device, data.protected, data.hidden)
+    return FromTasks(data.train, config, task_rows, device, data.protected, data.untrained)
 
 
 # steps that wait for the device: to order an epoch of ARC takes as long as 20 of them (2 H100)
@@ -373,10 +373,11 @@ class FromTasks(IterableDataset):
     """
     WINDOW = 64                                # documents
 
-    def __init__(self, tasks, config, task_rows, device, protected=frozenset(), hidden=frozenset()):
+    def __init__(self, tasks, config, task_rows, device, protected=frozenset(),
+                 untrained=frozenset()):
         """protected: ids of val's and test's tasks, which are oversampled and never held out.
-        hidden: {(task id, key)} of demonstrations that are not trained on, as they are test pairs
-        of another task.
+        untrained: {(task id, key)} of demonstrations that are left out, as they are test pairs of
+        another task.
         """
         self.config, self.task_rows, self.tasks, self.start = config, task_rows, tasks, 0
         self.times = [config.oversample if task.id in protected else 1.0 for task in tasks]
@@ -385,8 +386,8 @@ class FromTasks(IterableDataset):
             keep_all = task.id in protected
             known = [pair for pair in known_pairs(task)
                      if keep_all or not held_out(pair, config.holdout)]
-            if hidden:
-                known = [pair for pair in known if (task.id, pair_key(*pair)) not in hidden]
+            if untrained:
+                known = [pair for pair in known if (task.id, pair_key(*pair)) not in untrained]
             self.numbers.append(list(range(len(pairs), len(pairs) + len(known))))
             pairs += known
         if not pairs:
@@ -415,8 +416,8 @@ class FromTasks(IterableDataset):
         order, most = rng.permutation(numbers), self.config.demos + 1
         if not self.config.task_embed:
             return [order[:most]]
-        sizes = rng.integers(1, most + 1, len(order))
-        return [part for part in np.split(order, np.cumsum(sizes)) if len(part)]
+        ends = rng.integers(1, most + 1, len(order)).cumsum().tolist()
+        return [order[a:b] for a, b in zip([0, *ends], ends) if a < len(order)]
 
     def epoch(self, rng):
         """Yields one Drawn document after the other."""
@@ -433,16 +434,17 @@ class FromTasks(IterableDataset):
             t, order = parts[u]
             s = int(rng.integers(length.shape[1]))
             demos, query = order[:-1], order[-1]
-            kept = fit_demos(length[demos, s], length[query, s], self.config.max_len)
-            order = [*demos[kept], query]
-            yield Drawn(int(length[order, s].sum()), order, s, t, len(demos) - len(kept))
+            lengths = length[order, s].tolist()
+            kept = fit_demos(lengths[:-1], lengths[-1], self.config.max_len)
+            used = sum(lengths[k] for k in kept) + lengths[-1]
+            yield Drawn(used, [*demos[kept], query], s, t, len(demos) - len(kept))
 
     def steps(self, start, workers):
-        """Returns the steps from `start` on. They follow from each other: one worker at most."""
+        """Returns the steps from `start` on. Every worker goes through the order of all of them."""
         plan = copy.copy(self)
         plan.start, plan.device_pairs = start, copy.copy(self.device_pairs)
         del plan.device_pairs.tokens, plan.device_pairs.coords   # what is on the device stays
-        return loader(plan, min(workers, 1))
+        return loader(plan, workers)
 
     def endless(self, rng):
         while True:
@@ -450,6 +452,8 @@ class FromTasks(IterableDataset):
 
     def __iter__(self):
         source, window = self.endless(np.random.default_rng(self.config.seed)), []
+        worker = get_worker_info()             # its steps: each num_workers-th
+        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         for step in range(self.config.max_steps):
             room, chosen = self.config.batch_tokens, []
             while True:
@@ -462,7 +466,7 @@ class FromTasks(IterableDataset):
                 i = 0 if oldest_fits else max(fits, key=lambda i: window[i].length)
                 chosen.append(window.pop(i))
                 room -= chosen[-1].length
-            if step >= self.start:
+            if step >= self.start and (step - self.start) % stride == first:
                 plans = [self.plan_document(step, i, drawn) for i, drawn in enumerate(chosen)]
                 dropped = sum(drawn.dropped_demos for drawn in chosen)
                 yield TrainingStep(step, None, build_documents(self.device_pairs, plans), dropped)

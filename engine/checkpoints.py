@@ -168,8 +168,8 @@ def task_rows(task_ids, tasks):
     A task is recognised by its id and its demonstrations; all others have row 0.
     """
     row_of = {task_id: row for row, task_id in enumerate(task_ids, 1)}
-    rows = {task.id: row_of.get((task.id, task_key(task))) for task in tasks}
-    return {name: row for name, row in rows.items() if row}
+    keys = [(task.id, task_key(task)) for task in tasks]
+    return {key[0]: row_of[key] for key in keys if key in row_of}
 
 
 def check_trained_on(config, tasks, rows):

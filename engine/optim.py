@@ -212,11 +212,21 @@ def check_state(part, state, begun):
 
     begun: whether a step was taken, so that there must be a state.
     """
-    for group, own in zip(state["param_groups"], part.param_groups, strict=True):
+    fresh = part.state_dict()["param_groups"]
+    for group, expected, own in zip(state["param_groups"], fresh, part.param_groups, strict=True):
+        if group["params"] != expected["params"]:
+            raise ValueError("other groups of parameters")
+        for key, value in expected.items():
+            # a number may be whole by chance
+            kind = (int, float) if type(value) in (int, float) else type(value)
+            if not isinstance(group[key], kind):
+                raise ValueError(f"{key} of a group is {group[key]!r}")
         found = defaultdict(int)               # numbers under each key, over the group
-        for number in group["params"]:
+        for number, p in zip(expected["params"], own["params"]):
             for key, value in state["state"].get(number, {}).items():
                 # Muon has a stack for the whole group; a scalar counts steps
+                if value.shape not in (p.shape, (len(own["params"]), *p.shape), ()):
+                    raise ValueError(f"{key} of a parameter is {tuple(value.shape)}")
                 found[key] += value.numel() if value.ndim else 0
         numbers = sum(p.numel() for p in own["params"])
         if {*found.values()} - {0} != ({numbers} if begun else set()):

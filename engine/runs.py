@@ -186,8 +186,9 @@ def take_folder(config):
     file.flush()
     LOCKS.append(file)
     if not (config.resume or config.eval_only):
-        for name in ("submission.json", "log.txt", "metrics.jsonl", "report.html"):
-            (folder / name).unlink(missing_ok=True)
+        for name in ("submission.json", "log.txt", "metrics.jsonl", "report.html", "eval.json"):
+            if (folder / name).is_file():
+                (folder / name).unlink()
 
 
 def versions():
@@ -255,9 +256,11 @@ class Run:
         self.first_step = self.step = 0        # first_step: of refine.py, the base network's
         self.seconds = 0.0
         self.best = None                       # (exact, -loss) on val
-        self.validated_step = None             # the last one whose metrics of val are on record
+        self.validated_step = None             # by an earlier session: its metrics of val are known
         self.dropped_demos = 0                 # demonstrations that did not fit, so far
-        self.replaces = config.overwrite       # the first checkpoint replaces an older run's
+        # checkpoints of an older run, which the first of this one replaces
+        older = Path(config.out_dir).glob("*.pt") if config.overwrite else ()
+        self.replaces = [path for path in older if path.is_file()]
         self.extra = {}                        # what else a checkpoint holds, for refine.py
         self.agree = ranks.Agreement()         # on the number of a signal, where ranks are several
         self.versions = versions()             # of the start: files may be edited during a run
@@ -283,10 +286,10 @@ class Run:
             state["model"] = self.model.state_dict()
             with whole_file(path) as file:
                 torch.save(state, file)
-        if self.replaces:
-            for old in {*path.parent.glob("*.pt")} - {path}:
-                old.unlink()
-        self.replaces = False
+        for old in self.replaces:
+            if old != path:
+                old.unlink(missing_ok=True)
+        self.replaces = []
 
     def resume(self, found, path):
         """Restores weights, optimizer, step, best score and times; samples follow from the step."""
@@ -384,7 +387,8 @@ class Progress:
     """How fast training is; evaluation and saving do not count as training."""
 
     def __init__(self, run):
-        self.run, self.begun = run, time.time() - run.seconds
+        self.run, self.first_step, self.earlier = run, run.step, run.seconds
+        self.begun = time.time() - run.seconds
         self.restart()
 
     def restart(self):
@@ -398,7 +402,7 @@ class Progress:
             return
         ms = 1000 * (now - self.mark) / (run.step - self.marked_step)
         lr = learning_rate(config, run.optimizer, run.step - 1)
-        per_step = run.seconds / (run.step - run.first_step)
+        per_step = (run.seconds - self.earlier) / (run.step - self.first_step)
         run.log(f"step {run.step:6d}/{config.max_steps} {run.step / config.max_steps:4.0%}  "
                 f"loss {losses[1]:.4f}  lr {lr:.2e}  norm {grad_norm:5.2f}  {ms:6.1f} ms  "
                 f"{self.tokens / (now - self.mark):7.0f} tok/s  "

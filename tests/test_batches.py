@@ -423,7 +423,7 @@ def test_steps_follow_from_their_number(make):
     stream = make()
     whole = list(stream.steps(0, 0))
     assert len(whole) == 9
-    for workers in (0, 2):
+    for workers in (0, 1, 2):
         rest = list(stream.steps(5, workers))
         assert len(rest) == 4
         for a, b in zip(whole[5:], rest):

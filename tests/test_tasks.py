@@ -797,7 +797,7 @@ def test_a_test_pair_is_never_trained_on_as_another_tasks_demonstration(tmp_path
     data = load_data(config)
     assert "but for 1 that are test pairs of others of them" in "\n".join(data.lines)
     asked = {pair_key(*pair) for task in (one, two, other) for pair in task.test}
-    assert data.hidden == {("two", pair_key(*one.test[0]))}
+    assert data.untrained == {("two", pair_key(*one.test[0]))}
     stream = training_stream(config, data, {}, "cpu")
     trained = {tuple(stream.device_pairs.tokens[start:start + length].tolist())
                for start, length in zip(stream.device_pairs.start[:, 0],
