@@ -5,7 +5,10 @@ demonstrations, then the query pair. A pair's coordinates were traced from the s
 the cursor at the start of pair k is (tokens so far, 2 k, 0, 0), so placing it is one addition.
 """
 import copy
+import os
 import signal
+import threading
+import time
 from typing import NamedTuple
 
 import numpy as np
@@ -253,9 +256,20 @@ def unchanged(item):
     return item
 
 
-def ignore_interrupt(_):
-    """Ctrl-C reaches every process of a terminal; the main one decides when to stop, and saves."""
+def start_worker(_):
+    """Makes a process that prepares steps ignore Ctrl-C, and end with the process that trains.
+
+    Ctrl-C reaches every process of a terminal; the main one decides when to stop, and saves.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def end_with(parent):
+    """Ends this process when its parent is gone: else it waits for ever for someone to read."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 class Generated:
@@ -341,7 +355,7 @@ PREPARED = 64
 def loader(dataset, workers, order=None):
     """Returns an iterator over the steps of a dataset, prepared by that many processes."""
     steps = iter(DataLoader(dataset, batch_size=None, sampler=order, collate_fn=unchanged,
-                            num_workers=workers, worker_init_fn=ignore_interrupt,
+                            num_workers=workers, worker_init_fn=start_worker,
                             prefetch_factor=-(-PREPARED // workers) if workers else None))
     if workers and hasattr(signal, "SIGCHLD"):
         # torch reports a worker's death by an exception anywhere: rather at the next step alone

@@ -147,6 +147,19 @@ def test_a_folder_that_is_deleted_in_the_midst_is_made_again(run, tmp_path, monk
     assert (tmp_path / "run" / "submission.json").exists()
 
 
+def test_overwrite_replaces_files_alone(run, tmp_path):
+    """A folder with the name of a checkpoint stays; the last run's eval.json does not."""
+    folder = tmp_path / "run"
+    run(eval_every=2)
+    run(eval_only=True)
+    (folder / "notes.pt").mkdir()
+    (folder / "step2.pt").write_bytes(b"older")
+    run(eval_every=2, overwrite=True)
+    assert (folder / "notes.pt").is_dir()
+    assert not (folder / "step2.pt").exists()
+    assert not (folder / "eval.json").exists()
+
+
 # ------------------------------------------------------------------------------------------------
 # One run a folder
 
@@ -288,6 +301,14 @@ def test_wrong_content_of_a_checkpoint_is_one_line(run, tmp_path, monkeypatch):
     assert tried > 500 and refused > tried / 2
 
 
+def transpose(states):
+    """Turns the numbers that an optimizer keeps, and changes how many there are of none."""
+    for state in states.values():
+        for key, value in state.items():
+            if torch.is_tensor(value) and value.ndim > 1:
+                state[key] = value.transpose(-1, -2).contiguous()
+
+
 @pytest.mark.parametrize("optimizer", ["muon_schedulefree", "schedulefree", "adamw", "muon"])
 def test_a_state_of_the_optimizer_that_lacks_something_is_not_resumed(run, tmp_path, optimizer):
     run(optimizer=optimizer)
@@ -298,7 +319,10 @@ def test_a_state_of_the_optimizer_that_lacks_something_is_not_resumed(run, tmp_p
                   lambda state: state.append(state[0]),
                   lambda state: state[-1]["state"].clear(),
                   lambda state: state[0]["state"].popitem(),
-                  lambda state: state[0]["param_groups"].pop()):
+                  lambda state: state[0]["param_groups"].pop(),
+                  lambda state: state[0]["param_groups"][-1].pop("weight_decay"),
+                  lambda state: state[0]["param_groups"][0].update(lr="0.1"),
+                  lambda state: transpose(state[-1]["state"])):
         found = copy.deepcopy(sound)
         spoil(found["optimizer"])
         torch.save(found, path)

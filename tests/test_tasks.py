@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from arc.leaks import form_key, guard, held_out, pair_key
-from arc.sources import canvas_for, canvas_lines, check_canvas, load_data, load_tasks, split_sources
+from arc.sources import (asked_elsewhere, canvas_for, canvas_lines, check_canvas, load_data,
+                         load_tasks, split_sources)
 from arc.task import Task, grids_of
 from arc.tokens import (COLORS, END, OUT, ROW, START, VOCAB, decode_grid, encode_grid, encode_pair,
                         trace)
@@ -812,6 +813,14 @@ def test_a_test_pair_is_never_trained_on_as_another_tasks_demonstration(tmp_path
     paths["test"] = paths["train"]
     config = Config(**{**paths, "train": "oned#20"}, demos=0, task_embed=True)
     assert [task.id for task in load_data(config).val] == ["one", "other"]
+
+
+def test_an_unanswered_test_is_not_trained_on_as_another_tasks_demonstration():
+    """Its input is known: a demonstration of it would tell what is asked."""
+    one, two = make_task("one", "1 > 1", "12"), make_task("two", "12 > 21; 3 > 3", "4 > 4")
+    assert one.test[0][1] is None
+    assert asked_elsewhere([one, two]) == {("two", pair_key(*two.train[0]))}
+    assert asked_elsewhere([one]) == asked_elsewhere([two]) == frozenset()
 
 
 def test_every_pair_of_val_and_test_is_protected(tmp_path):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import weakref
 from dataclasses import fields
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from engine.devices import (describe_step, is_compiled, pick_device, precision,
                             take_flash_attention_3)
 from engine.optim import OPTIMIZERS, Muon, Optimizer, averaged, learning_rate, orthogonalize
 from engine.predict import Predictor, QuerySet, known_queries, make_queries
+from engine.runs import Progress
 from model import GPT, ModelConfig, has_flash_attention
 
 CONFIGS = sorted(path.name for path in (ROOT / "config").glob("[!_]*.py"))
@@ -1200,3 +1202,21 @@ def test_a_reader_who_leaves_does_not_stop_the_run(tmp_path):
     subprocess.run(f"{command} | head -2", shell=True, cwd=ROOT, check=True, capture_output=True)
     assert checkpoint(tmp_path / "run")["step"] == 5
     assert "pass2" in log_of(tmp_path / "run")
+
+
+def test_the_time_that_is_left_follows_from_this_session():
+    """A run that was slow before, on another machine say, does not look slow for ever."""
+    lines, recorded = [], []
+
+    class Log:
+        record = staticmethod(lambda **values: recorded.append(values))
+
+        def __call__(self, text):
+            lines.append(text)
+    resumed = SimpleNamespace(step=1000, seconds=2e6, config=Config(max_steps=2000), log=Log(),
+                              optimizer=SimpleNamespace(decays=False))
+    progress = Progress(resumed)
+    resumed.step = 1001
+    progress.report((1.0, 1.0), 0.5)
+    assert int(lines[0].split("ETA ")[1].split(":")[0]) < 10           # minutes
+    assert recorded[0]["seconds"] > 2e6
