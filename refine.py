@@ -164,9 +164,9 @@ def training_tasks(config, data, path):
         for task in data.train:
             if task.id in data.protected:
                 continue
-            trained, kept_out = parts = [], []
+            trained, kept_out = [], []
             for pair in known_pairs(task):
-                parts[held_out(pair, config.holdout)].append(pair)
+                (kept_out if held_out(pair, config.holdout) else trained).append(pair)
             tasks.append(task._replace(train=trained, test=kept_out))
         seen.update(pair_key(*pair) for task in tasks for pair in task.train)
     elif not config.demos:

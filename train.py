@@ -109,8 +109,8 @@ def fit(run, stream, validate=None):
     """
     config, model, optimizer, device = run.config, run.model, run.optimizer, run.device
     forward_backward = ForwardBackward(config, model, stream, device)
-    workers = min(4, os.cpu_count() or 1) if device.type == "cuda" else 0
-    steps = stream.steps(run.step, workers if config.workers < 0 else config.workers)
+    default = min(4, os.cpu_count() or 1) if device.type == "cuda" else 0     # preparing steps
+    steps = stream.steps(run.step, config.workers if config.workers >= 0 else default)
     micro_tokens = ranks.tokens_at_once(config)   # tokens at once; halved when memory runs out
     # of the last step alone, over all outputs and over the queries'; left on the device
     losses, grad_norm = torch.zeros(2), torch.zeros(())

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import reprlib
+import zlib
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import NamedTuple
@@ -58,9 +59,7 @@ def read_json(path):
         raise UserError(f"{plain(path)}: no such file. A source is `oned`, an ARC JSON file, a "
                         "directory of them, arc1:training, arc1:evaluation, arc2:training or "
                         "arc2:evaluation; join several with +") from None
-    except MemoryError:
-        raise
-    except Exception as error:                 # whatever gzip and json make of a damaged file
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{plain(path)}: not readable as JSON ({reason})") from None
 
@@ -386,14 +385,14 @@ def load_data(config):
                          f"test: {first_of(shared)}")
     protected = val + test
     generated = config.train == "oned" and not config.eval_only
-    train, dropped = [], []
+    train, dropped, untrained = [], [], frozenset()
     if generated:
         check_generated(config)
         lines.append(f"train: oned, {len(families)} families, widths {config.oned_min_width}.."
                      f"{config.oned_max_width}, {config.oned_lift:.0%} lifted to 2D; tasks that "
                      "hold a pair of val or test are rejected")
     elif not config.eval_only:
-        train, dropped = load_training(config, families, protected, lines)
+        train, dropped, untrained = load_training(config, families, protected, lines)
     for task in [] if config.task_embed else train + protected:
         if not task.train:
             raise UserError(f"task {task.id}: no demonstrations, and without task_embed nothing "
@@ -405,8 +404,7 @@ def load_data(config):
                          "known answers")
     banned = frozenset(pair_key(*pair) for task in protected for pair in known_pairs(task))
     return Data(train, val, test, generated, families, frozenset(task.id for task in protected),
-                banned, asked_elsewhere(protected) if config.task_embed else frozenset(), dropped,
-                lines)
+                banned, untrained, dropped, lines)
 
 
 def asked_elsewhere(tasks):
@@ -476,7 +474,10 @@ def check_generated(config):
 
 
 def load_training(config, families, protected, lines):
-    """Returns (training tasks from files, ids dropped), and says so in `lines`."""
+    """Returns (training tasks from files, ids dropped, demonstrations that are not trained on).
+
+    `lines` says what was done.
+    """
     if "oned" in [source.text for source in split_sources(config.train)]:
         raise UserError(f"train = {config.train!r}: beside other sources, say how many generated "
                         "tasks: oned#2000")
@@ -487,6 +488,7 @@ def load_training(config, families, protected, lines):
     if dropped:
         line += f"; dropped: {first_of(dropped)}"
     lines.append(line)
+    untrained = frozenset()
     if config.task_embed:
         asked = {task.id: task._replace(test=[]) for task in protected}
         train += asked.values()
@@ -501,4 +503,4 @@ def load_training(config, families, protected, lines):
     if not train:
         raise UserError(f"train = {config.train!r}: no task is left to train on; the leak guard "
                         f"dropped {len(dropped)} that val or test hold")
-    return train, dropped
+    return train, dropped, untrained

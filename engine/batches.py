@@ -348,7 +348,7 @@ def training_stream(config, data, task_rows, device):
     return FromTasks(data.train, config, task_rows, device, data.protected, data.untrained)
 
 
-# steps that wait for the device: to order an epoch of ARC takes as long as 20 of them (2 H100)
+# steps that wait for the device: to order an epoch of ARC takes as long as about 10 (two H100)
 PREPARED = 64
 
 

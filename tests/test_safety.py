@@ -302,7 +302,7 @@ def test_wrong_content_of_a_checkpoint_is_one_line(run, tmp_path, monkeypatch):
 
 
 def transpose(states):
-    """Turns the numbers that an optimizer keeps, and changes how many there are of none."""
+    """Transposes the matrices that an optimizer keeps: as many numbers, another shape."""
     for state in states.values():
         for key, value in state.items():
             if torch.is_tensor(value) and value.ndim > 1:
