@@ -39,6 +39,7 @@ class ModelConfig:
     n_pairs: int                               # pairs of a document
     n_tasks: int = 0                           # rows of the task embedding; 0: none
     n_views: int = 0                           # rows of the view embedding; 0: none
+    qk_norm: bool = False                      # queries and keys of one length, see `Attention`
     pretrained: str = ""                       # whose blocks it started from; empty: from scratch
 
 
@@ -158,10 +159,16 @@ class RMSNorm(nn.RMSNorm):
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
+def unit_rms(x):
+    """Returns x (T, heads, hs) with a root mean square of one in each head."""
+    return F.rms_norm(x, x.shape[-1:], eps=torch.finfo(torch.float32).eps)
+
+
 class Attention(nn.Module):
     def __init__(self, config, layer):
         super().__init__()
         C, self.layer, self.hs = config.n_embd, layer, config.n_embd // config.n_head
+        self.qk_norm = config.qk_norm
         self.wq = nn.Linear(C, config.n_head * self.hs, bias=False)
         self.wk = nn.Linear(C, config.n_kv_head * self.hs, bias=False)
         self.wv = nn.Linear(C, config.n_kv_head * self.hs, bias=False)
@@ -171,6 +178,10 @@ class Attention(nn.Module):
     def forward(self, x, context):
         # (T, heads, hs) each
         q, k, v = (w(x).unflatten(-1, (-1, self.hs)) for w in (self.wq, self.wk, self.wv))
+        if self.qk_norm:
+            # their directions alone decide (arXiv 2010.04245). No score exceeds 1.5 sqrt(hs): 12
+            # for heads of 64, enough to look at one token alone
+            q, k = 1.5 * unit_rms(q), unit_rms(k)
         if context.rotary is not None:
             q = apply_rotary(q, context.rotary)
             k = apply_rotary(k, context.rotary)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import engine.predict
+import model as model_file
 import train
 from arc.score import Prediction, same, to_prediction
 from arc.task import Query
@@ -34,6 +35,8 @@ for name in ENCODINGS:
     for n_kv_head in (4, 2, 1):
         sizes = dict(encoding=name, n_head=4, n_kv_head=n_kv_head, n_embd=32)
         SIZES.append(pytest.param(sizes, id=f"{name}-{n_kv_head}"))
+normed = dict(encoding="rope3d", n_head=4, n_kv_head=2, n_embd=32, qk_norm=True)
+SIZES.append(pytest.param(normed, id="rope3d-2-qk_norm"))
 
 # those of which nothing but the projection is learned
 WITH_FEATURES = [name for name in ENCODINGS
@@ -119,6 +122,25 @@ def test_task_and_view_embeddings_reach_every_token(column):
     other = batch._replace(task_view=task_view)
     changed = (logits_of(model, batch) - logits_of(model, other)).abs().amax(-1)
     assert changed.min() > 1e-3
+
+
+@torch.no_grad()
+def test_with_qk_norm_attention_depends_on_directions_alone(monkeypatch):
+    """And no score exceeds 1.5 sqrt(hs), which it is where query and key agree."""
+    model, batch = filled_model(tiny_config(qk_norm=True)), batch_of(flip_tasks(2))
+    expected = logits_of(model, batch)
+    for block in model.blocks:
+        block.attention.wq.weight.mul_(7)
+        block.attention.wk.weight.mul_(0.2)
+    torch.testing.assert_close(logits_of(model, batch), expected, atol=1e-4, rtol=0)
+    attention, seen = model.blocks[0].attention, []
+    monkeypatch.setattr(model_file, "attend", lambda q, k, *_: seen.extend([q, k]) or q)
+    attention.wq.weight[:attention.hs] = attention.wk.weight    # the first query is the only key
+    attention(torch.randn(5, 32), model_file.AttentionContext(None, None, 5))
+    q, k = seen                                # (5, 2, 16) and (5, 1, 16)
+    score = (q[:, 0] * k[:, 0]).sum(-1) / attention.hs ** 0.5
+    torch.testing.assert_close(score, torch.full((5,), 1.5 * attention.hs ** 0.5), rtol=1e-4,
+                               atol=0)
 
 
 # ------------------------------------------------------------------------------------------------
