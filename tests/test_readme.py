@@ -757,6 +757,28 @@ def test_levers_at_19000_steps_are_what_was_measured():
     assert f"Three networks {three:.1%}, six {six:.1%}".replace("%", "") in flat(ARC1)
 
 
+def test_levers_in_eight_runs_are_what_was_measured():
+    found = stored("arc1/levers_15000.json")
+    runs, effects = found["runs"], found["effects"]
+    rows = table(ARC1, "| lever in four of eight runs |")
+    assert set(rows) == set(effects["pass2"]) and len(runs) == 8
+    for name, cells in rows.items():
+        for key in effects:                    # the effects follow from the runs
+            halves = {True: [], False: []}
+            for run in runs.values():
+                halves[name in run["levers"].split()].append(run[key])
+            assert [len(half) for half in halves.values()] == [4, 4]
+            effect = mean(halves[True]) - mean(halves[False])
+            assert effect == pytest.approx(effects[key][name]["effect"], abs=1e-9)
+        of = {key: effects[key][name]["effect"] for key in effects}
+        points = {key: f"{100 * value:+.1f}" for key, value in of.items()}
+        error = effects["pass2"][name]["se_tasks"]
+        assert cells == [points["pass1_view"], points["pass2_by_votes"],
+                         f"{points['pass2']} ± {100 * error:.1f}", points["oracle"],
+                         f"{of['loss']:+.4f}", points["rearc_exact"]]
+    assert all(run["tasks"] == 200 and run["times_scored"] == 1 for run in runs.values())
+
+
 def test_tinyllamas_recipe_is_what_was_measured():
     found = stored("arc1/tinyllama.json")
     runs = found["runs"]
