@@ -779,6 +779,48 @@ def test_levers_in_eight_runs_are_what_was_measured():
     assert all(run["tasks"] == 200 and run["times_scored"] == 1 for run in runs.values())
 
 
+def test_the_summary_of_levers_is_what_was_measured():
+    rows = table(ARC1, "| lever | points | measured in | kept |")
+
+    def points(start):
+        (cells,) = [cells for label, cells in rows.items() if label.startswith(start)]
+        return cells[0]
+
+    short = {name: run["pass2"] for name, run in stored("arc1/levers_4500.json")["runs"].items()}
+    pairs = {"`oversample=2`": ("oversample", "base"), "3 heads": ("heads3", "base"),
+             "`downweight_above=400`": ("downweight_above", "base"),
+             "rate 0.007": ("rate7", "base"),
+             "input grids": ("prefix3", "heads3")}
+    for start, (one, other) in pairs.items():
+        assert points(start) == f"{100 * (short[one] - short[other]):+.1f}"
+    six, eight = stored("arc1/levers_19000b.json"), stored("arc1/levers_15000.json")
+    in_six = {name.lower(): f"{100 * m['effect']:+.1f} ± {100 * m['se_runs']:.1f}"
+              for name, m in six["effects"]["pass2"].items()}
+    in_eight = {name: f"{100 * m['effect']:+.1f} ± {100 * m['se_tasks']:.1f}"
+                for name, m in eight["effects"]["pass2"].items()}
+    starts = {"NorMuon": in_six["rows"], "3 times": in_six["table"],
+              "token and task": in_six["again"], "`qk_norm`": in_eight["qk_norm"],
+              "dropout": in_eight["dropout"], "weight decay": in_eight["decay"],
+              "4 layers": in_eight["loops"], "rate 0.006": in_eight["rate"],
+              "8,192": in_eight["batch"], "step t": f"{in_six['power']}, {in_eight['power']}"}
+    branches = six["branches_minus_parent"]
+    for start, name in (("the average", "F"), ("the asked", "L")):
+        m = branches[name]["pass2"]
+        starts[start] = f"{100 * m['mean']:+.1f} ± {100 * m['se_tasks']:.1f}"
+    m = six["union"]["two over the mean of the two"]["pass2"]
+    starts["a second network"] = f"{100 * m['mean']:+.1f} ± {100 * m['se_tasks']:.1f}"
+    assert {start: points(start) for start in starts} == starts
+    rules = stored("arc1/clean_rules_19000.json")["runs"]
+    rules = {name: run["pass2"] for name, run in rules.items()}
+    lower = stored("arc1/rates_19000.json")["runs"]
+    changes = [f"{100 * (lower[rate]['pass2'] - rules['C1']):+.1f}" for rate in ("0.0028", "0.002")]
+    assert points("rate 0.0028") == ", ".join(changes)
+    gain = mean([rules["C1"], rules["C2"]]) - mean([rules["A1"], rules["A2"]])
+    assert points("ARC-2 evaluation").startswith(f"{100 * gain:+.1f}")
+    ordered = [float(cells[0].split()[0].rstrip(",").removeprefix("+")) for cells in rows.values()]
+    assert ordered == sorted(ordered, reverse=True)
+
+
 def test_tinyllamas_recipe_is_what_was_measured():
     found = stored("arc1/tinyllama.json")
     runs = found["runs"]
