@@ -817,6 +817,13 @@ def test_the_summary_of_levers_is_what_was_measured():
     assert points("rate 0.0028") == ", ".join(changes)
     gain = mean([rules["C1"], rules["C2"]]) - mean([rules["A1"], rules["A2"]])
     assert points("ARC-2 evaluation").startswith(f"{100 * gain:+.1f}")
+    mined = stored("arc1/mined.json")
+    said = []
+    for key in ("pass1_single", "pass2"):
+        learned, base = (mean([mined[arm][seed][key] for seed in "123"])
+                         for arm in ("mined", "base"))
+        said.append(f"{100 * learned:.1f} instead of {100 * base:.1f}")
+    assert f"one view {said[0]}, pass@2 {said[1]}, mean of 3 seeds" in flat(ARC1)
     ordered = [float(cells[0].split()[0].rstrip(",").removeprefix("+")) for cells in rows.values()]
     assert ordered == sorted(ordered, reverse=True)
 
@@ -924,6 +931,17 @@ def test_drafts_as_pairs_are_what_was_measured():
     assert f"fixes {total(draft, 'fixed')} and breaks {total(draft, 'broken')}" in said
     near, fixed = total(draft, "near_misses"), total(draft, "near_misses_fixed")
     assert f"of {near} near misses it fixes {fixed}" in said
+
+
+def test_refinement_without_the_draft_is_what_was_measured():
+    found = stored("refine/hidden.json")
+    rows = table(REFINE, "| the draft stands |")
+    keys = ("one_view", "pass1_without_draft", "pass2_without_draft", "pass1_after", "pass2_after")
+    labels = {"shown": "in each of these documents, as in refine.py", "half": "in half of them",
+              "hidden": "in none of them"}
+    assert set(rows) == set(labels.values())
+    for arm, label in labels.items():
+        assert rows[label] == [spread([found[arm][seed] for seed in "123"], key) for key in keys]
 
 
 def test_controls_of_refinement_are_what_was_measured():
