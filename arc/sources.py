@@ -254,6 +254,15 @@ def split_sources(sources):
     return found
 
 
+def file_hashes(config):
+    """Returns {path: SHA-256} of all files among a run's sources: which version of the data it was.
+    """
+    named = filter(None, (config.train, config.val, config.test))
+    paths = {source.name for sources in named for source in split_sources(sources)}
+    return {path: hashlib.sha256(Path(path).read_bytes()).hexdigest()
+            for path in sorted(paths) if os.path.isfile(path)}
+
+
 def load_source(source, draw, lines):
     """Returns the tasks of a Source, see `load_tasks`."""
     text, name = source.text, source.name

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from arc.files import append_line, whole_file, write_error, write_json, write_text
+from arc.sources import file_hashes
 from config import UserError, load_config
 from engine import ranks
 from engine.checkpoints import KIND, MAY_CHANGE, check_same_network, differing
@@ -205,7 +206,7 @@ def versions():
 
 
 def write_config(log, config, given, machine, argv, **facts):
-    """Writes config.json: every knob, those given, versions, machine, command, and more facts.
+    """Writes config.json: every knob, those given, versions, hashes of data files, machine, command.
 
     --eval_only in a run's own folder writes eval.json: the run's config.json stays.
     """
@@ -213,7 +214,7 @@ def write_config(log, config, given, machine, argv, **facts):
     name = "eval.json" if config.eval_only and not config.tasks else "config.json"
     log.write_json(name, {
         **dataclasses.asdict(config), "given": given, "versions": versions(),
-        "machine": machine, "command": command, **facts})
+        "files": file_hashes(config), "machine": machine, "command": command, **facts})
 
 
 def solving_folder(config, trained):

@@ -1,4 +1,5 @@
 """The pipeline as a user runs it: configs, training, resume, checkpoints, prediction, records."""
+import hashlib
 import json
 import os
 import re
@@ -21,7 +22,8 @@ from arc.tokens import encode_pair
 from arc.views import view_pairs
 from config import Config, UserError, load_config
 from conftest import (ROOT, TINY, batch_of, checkpoint, equal, filled_model, flags, flip_tasks,
-                      make_task, parameters, position_parameters, records, tiny_config, write_tasks)
+                      make_task, parameters, position_parameters, raw, records, tiny_config,
+                      write_tasks)
 from engine import batches, predict
 from engine.batches import IGNORE, Generated
 from engine.checkpoints import load_checkpoint, model_config, rebuild
@@ -1047,6 +1049,17 @@ def test_votes_are_kept_where_reranking_fails(run, tmp_path, monkeypatch):
 
 # ------------------------------------------------------------------------------------------------
 # What a run leaves
+
+
+def test_config_json_says_which_version_of_each_file_was_read(run, tmp_path):
+    """As sha256sum prints it; generated tasks and directories have none."""
+    file = write_tasks(tmp_path / "tasks.json", flip_tasks(4))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "more.json").write_text(json.dumps(raw(flip_tasks(1, seed=1)[0])))
+    run(train=f"oned#3+{folder}", val="oned", test=f"{file}@2")
+    found = json.loads((tmp_path / "run" / "config.json").read_text())["files"]
+    assert found == {str(file): hashlib.sha256(file.read_bytes()).hexdigest()}
 
 
 def test_a_run_leaves_checkpoints_records_a_submission_and_a_report(run, tmp_path):
