@@ -206,7 +206,7 @@ def versions():
 
 
 def write_config(log, config, given, machine, argv, **facts):
-    """Writes config.json: every knob, those given, versions, hashes of data files, machine, command.
+    """Writes config.json: every knob, those given, versions, hashes of files, machine, command.
 
     --eval_only in a run's own folder writes eval.json: the run's config.json stays.
     """

@@ -777,6 +777,11 @@ def test_levers_in_eight_runs_are_what_was_measured():
                          f"{points['pass2']} ± {100 * error:.1f}", points["oracle"],
                          f"{of['loss']:+.4f}", points["rearc_exact"]]
     assert all(run["tasks"] == 200 and run["times_scored"] == 1 for run in runs.values())
+    val = {name: run["val_exact"] for name, run in stored("qk_norm.json")["runs"].items()}
+    with_it, without = val["qk_norm, 1"], val["base, 1"]
+    early, late = (f"{with_it[step]:.1%} against {without[step]:.1%}" for step in ("800", "2400"))
+    said = flat(ARC1).replace(" %", "%").replace("after a third of the steps, ", "")
+    assert f"solves {early}; at the end {late}".replace("%", "") in said.replace("%", "")
 
 
 def test_the_summary_of_levers_is_what_was_measured():
