@@ -6,8 +6,9 @@
 The refinement network is the network of train.py, going on from its checkpoint, on documents that
 may hold a draft between the query's input and its answer: demonstrations, input, draft, answer.
 (Input, draft) is a pair of its own, and the answer's pair has no input. Most drafts are wrong
-answers of the network itself, to tasks it never saw; some are right, so that it learns to keep a
-right one. Every second step has no draft: it goes on learning what train.py teaches.
+answers of the network itself, to tasks it never saw, or of its early snapshots, to pairs that it
+knows since. Some are right, so that it learns to keep a right one. Every second step has no draft:
+it goes on learning what train.py teaches.
 """
 import signal
 
@@ -68,21 +69,23 @@ def main(argv=None):
 
     # ---- model, optimizer, resume
     run = build_run(base, checkpoint, config, device, log, fingerprint(data))
+    drafter = Predictor(rebuild(base, device), config, rows, device, log)
+    refiner = Predictor(run.model, config, rows, device, log)
+    drafters = drafting_networks(drafter, base)
     take_folder(config)                        # set-up succeeded
     announce(data, run.model, log, machine)
     log(f"base network: {base['path']}, step {base['step']}; to step {end} of "
         f"{config.batch_tokens} tokens, {config.optimizer}, learning rate {config.learning_rate}, "
         f"seed {config.seed}"
         + (f"; resumed at step {run.step}" if config.resume else ""))
-    drafter = Predictor(rebuild(base, device), config, rows, device, log)
-    refiner = Predictor(run.model, config, rows, device, log)
 
     # ---- fit, on drafts and without in turn
     metrics, attempts, base_attempts = {}, {}, {}
     write_config(log, config, given, machine, argv, canvas=refiner.canvas)
     if not config.eval_only:
-        run.extra["drafts"] = stored or make_drafts(drafter, tasks, base)
-        drafts = Drafts(run.extra["drafts"], tasks, data.banned, drafter)
+        run.extra["drafts"] = stored or make_drafts(drafters, tasks, config)
+        banned = answers_of(data) if config.refine_snapshots else data.banned
+        drafts = Drafts(run.extra["drafts"], tasks, banned, drafter)
         queries = known_queries(data.val, config)
         answered = [p.grid for p in drafter.predict_queries(queries)[0]] if queries else []
         stream = Alternating(training_stream(config, data, rows, device), drafts)
@@ -156,8 +159,10 @@ def training_tasks(config, data, path):
 
     With `holdout` these are the pairs that train.py kept out; else tasks of refine_train. None of
     them may be known to the base network, or stand in val or test: its draft would be the answer,
-    and teach to copy.
+    and teach to copy. With `refine_snapshots` they are known by now, and were not then.
     """
+    if config.refine_snapshots:
+        return trained_tasks(config, data)
     seen = set(data.banned)
     if config.holdout:
         tasks = []
@@ -171,8 +176,9 @@ def training_tasks(config, data, path):
         seen.update(pair_key(*pair) for task in tasks for pair in task.train)
     elif not config.demos:
         raise UserError("demos = 0: this network knows the tasks it was trained on and no other, "
-                        "and all their pairs; train it with --holdout=0/8, and refine it with the "
-                        "same: the pairs held out are drafted")
+                        "and all their pairs. Train it with --keep_every=N, and name early "
+                        "snapshots by --refine_snapshots=N; or train it with --holdout=0/8, and "
+                        "refine it with the same: the pairs held out are drafted")
     elif config.refine_train == "oned":
         stream = Generated(config, data.families, data.banned, "refine")
         fresh = (task._replace(id=f"{task.id}#{step}") for step in itertools.count()
@@ -197,34 +203,88 @@ def training_tasks(config, data, path):
     return usable[:config.refine_tasks]
 
 
-def make_drafts(drafter, tasks, base):
+def trained_tasks(config, data):
+    """Returns tasks whose queries are pairs that the base network was trained on.
+
+    Demonstrations of val and test come first; no more tasks once there are refine_tasks pairs.
+    """
+    if config.demos:
+        raise UserError("refine_snapshots is for rules in the weights (demos = 0): leave it empty, "
+                        "and new tasks are drafted")
+    tasks, count = [], 0
+    for task in sorted(data.train, key=lambda task: task.id not in data.protected):
+        pairs = [pair for pair in known_pairs(task)
+                 if (task.id, pair_key(*pair)) not in data.untrained]
+        if pairs and count < config.refine_tasks:
+            tasks.append(task._replace(train=pairs, test=pairs))
+            count += len(pairs)
+    return tasks
+
+
+def answers_of(data):
+    """Returns the keys of the test pairs of val and test, without their demonstrations."""
+    return {pair_key(*pair) for task in data.val + data.test for pair in task.test
+            if pair[1] is not None}
+
+
+def drafting_networks(drafter, base):
+    """Returns {path: Predictor}: of the base network, or of early snapshots of its run."""
+    config, found = drafter.config, {}
+    if not config.refine_snapshots:
+        return {base["path"]: drafter}
+    for step in config.refine_snapshots.split(","):
+        if not step.strip().isdecimal():
+            raise UserError(f"refine_snapshots = {config.refine_snapshots!r}: name steps, joined "
+                            "by commas, such as 300,600")
+        path = base["path"].parent / f"step_{int(step):06d}.pt"
+        snapshot = load_checkpoint(path, cure="name steps of which train.py kept a snapshot: "
+                                              "--keep_every=N makes it")
+        if snapshot["task_ids"] != base["task_ids"]:
+            raise UserError(f"{path}: of another run than {base['path']}: it knows other tasks")
+        found[path] = Predictor(rebuild(snapshot, drafter.device), config, drafter.task_rows,
+                                drafter.device, drafter.log)
+    return found
+
+
+def make_drafts(drafters, tasks, config):
     """Returns drafts [(number of the task, of its test input, grid as lists)], most of them wrong.
 
-    The network decodes the tasks that it fails in the plain view, and as many others.
+    drafters: {path: Predictor}.
     """
-    started, config, log, path = time.time(), drafter.config, drafter.log, base["path"]
+    drafts, wrong = [], 0
+    for path, drafter in drafters.items():
+        for n, i, grid in answers_to(tasks, drafter, path):
+            drafts.append((n, i, grid.tolist()))
+            wrong += not same(grid, tasks[n].test[i][1])
+    if not wrong:
+        raise UserError(f"{', '.join(map(str, drafters))}: of {len(tasks)} tasks none is answered "
+                        "with a wrong grid, so there is nothing to learn from. More: "
+                        f"--refine_tasks (now {config.refine_tasks}), or hold out more, such as "
+                        "--holdout=0/2; or an earlier checkpoint: --refine_from=")
+    drafter.log(f"drafts to learn from: {wrong} wrong, {len(drafts) - wrong} right")
+    return drafts
+
+
+def answers_to(tasks, drafter, path):
+    """Returns a network's answers [(number of the task, of its test input, grid)].
+
+    It decodes the tasks that it fails in the plain view, and as many others.
+    """
+    started, config, log = time.time(), drafter.config, drafter.log
     queries = known_queries(tasks, config)
     exact = drafter.judge([q._replace(proposal=q.answer) for q in queries])["exact"]
     failed = {query.task.id for query, right in zip(queries, exact) if not right}
     hard = [task for task in tasks if task.id in failed]
     easy = [task for task in tasks if task.id not in failed]
-    log(f"{path}: fails {len(hard)} of {len(tasks)} tasks it never saw")
     chosen = hard + easy[:max(len(hard), config.refine_tasks // 10)]
     attempts = votes_of(drafter.predict(chosen, config.refine_views)[0]) if chosen else {}
-    drafts, wrong = [], 0
+    log(f"{path}: fails {len(hard)} of {len(tasks)} tasks; {clock(time.time() - started)}")
+    found = []
     for n, task in enumerate(tasks):
-        for i, (_, answer) in enumerate(task.test):
-            for grid in filter(drafter.fits, attempts.get((task.id, i), [])):
-                drafts.append((n, i, grid.tolist()))
-                wrong += not same(grid, answer)
-    if not wrong:
-        raise UserError(f"{path}: of {len(tasks)} tasks that it never saw it answers none with a "
-                        "wrong grid, so there is nothing to learn from. More: --refine_tasks (now "
-                        f"{config.refine_tasks}), or hold out more, such as --holdout=0/2; or an "
-                        "earlier checkpoint: --refine_from=")
-    log(f"drafts to learn from: {wrong} wrong, {len(drafts) - wrong} right; "
-        f"{clock(time.time() - started)}")
-    return drafts
+        for i in range(len(task.test)):
+            grids = filter(drafter.fits, attempts.get((task.id, i), []))
+            found += [(n, i, grid) for grid in grids]
+    return found
 
 
 def stored_drafts(checkpoint, tasks):

@@ -342,6 +342,69 @@ def test_pairs_that_holdout_keeps_out_are_drafted(tmp_path, monkeypatch, holdout
     assert metrics["tasks"] == 8 and (tmp_path / "run" / "refine" / "submission.json").exists()
 
 
+def test_early_snapshots_draft_the_pairs_that_were_trained_on(tmp_path, monkeypatch):
+    """Those of val and test, too, but no pair that is asked. Resumed, the drafts are the same."""
+    monkeypatch.chdir(ROOT)
+    tasks = [t._replace(id=f"t{i}") for i, t in enumerate(flip_tasks(8, demos=4, seed=0))]
+    asked = flip_tasks(6, demos=4, seed=1)
+    file, val = write_tasks(tmp_path / "a.json", tasks), write_tasks(tmp_path / "b.json", asked)
+    knobs = {**SMALL, "train": file, "val": val, "test": val, "demos": 0, "task_embed": True,
+             "max_steps": 90, "max_len": 128, "eval_every": 30, "keep_every": 30,
+             "refine_snapshots": "30,60", "out_dir": tmp_path / "run"}
+    train.main(flags(**knobs))
+    config, _ = load_config(flags(**knobs))
+    data = load_data(config)
+    drafted = refine.training_tasks(config, data, "ckpt.pt")
+    pairs = {pair_key(*pair) for task in drafted for pair in task.test}
+    answers = {pair_key(*pair) for task in asked for pair in task.test}
+    shown = {pair_key(*pair) for task in asked for pair in task.train}
+    assert refine.answers_of(data) == answers and not pairs & answers
+    assert pairs == shown | {pair_key(*pair) for task in tasks for pair in known_pairs(task)}
+    assert {task.id for task in drafted[:6]} == {task.id for task in asked}   # they come first
+    few = refine.training_tasks(dataclasses.replace(config, refine_tasks=9), data, "ckpt.pt")
+    assert len(few) == 3                       # of four pairs each
+
+    metrics = refine.main(flags(**knobs))
+    found = checkpoint(tmp_path / "run" / "refine")
+    assert metrics["tasks"] == 6 and found["drafts"]
+    ids = {drafted[n].id for n, _, _ in found["drafts"]}
+    assert ids & {task.id for task in asked} and ids & {task.id for task in tasks}
+    text = (tmp_path / "run" / "refine" / "log.txt").read_text()
+    assert "step_000030.pt: fails" in text and "step_000060.pt: fails" in text
+
+
+SNAPSHOTS = {                                  # knobs: the error
+    "10": (dict(demos=1), "refine_snapshots is for rules in the weights"),
+    "15": ({}, "step_000015.pt: no such checkpoint; name steps .* --keep_every=N"),
+    "10,late": ({}, "refine_snapshots = '10,late': name steps, joined by commas"),
+}
+
+
+@pytest.mark.parametrize("steps", SNAPSHOTS)
+def test_what_is_no_snapshot_is_an_error(tmp_path, monkeypatch, steps):
+    monkeypatch.chdir(ROOT)
+    more, message = SNAPSHOTS[steps]
+    file = write_tasks(tmp_path / "a.json", flip_tasks(8, demos=4))
+    knobs = {**SMALL, "train": file, "val": "", "test": "", "demos": 0, "task_embed": True,
+             "max_steps": 20, "max_len": 128, "keep_every": 10, "out_dir": tmp_path / "run", **more}
+    train.main(flags(**knobs))
+    with pytest.raises(UserError, match=message):
+        refine.main(flags(**knobs, refine_snapshots=steps))
+    assert not (tmp_path / "run" / "refine" / "ckpt.pt").exists()
+
+
+def test_a_snapshot_of_another_run_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for name in ("run", "other"):
+        file = write_tasks(tmp_path / f"{name}.json", flip_tasks(8, demos=4, seed=len(name)))
+        knobs = {**SMALL, "train": file, "val": "", "test": "", "demos": 0, "task_embed": True,
+                 "max_steps": 20, "max_len": 128, "keep_every": 10}
+        train.main(flags(**knobs, out_dir=tmp_path / name))
+    (tmp_path / "run" / "step_000010.pt").replace(tmp_path / "other" / "step_000010.pt")
+    with pytest.raises(UserError, match="step_000010.pt: of another run than .*other.ckpt.pt"):
+        refine.main(flags(**knobs, refine_snapshots="10", out_dir=tmp_path / "other"))
+
+
 # ------------------------------------------------------------------------------------------------
 # Using it
 
@@ -487,7 +550,7 @@ def test_nothing_to_learn_from_is_an_error(again, monkeypatch):
         return {"exact": np.ones(len(queries), bool)}
     monkeypatch.setattr(Predictor, "judge", all_right)
     monkeypatch.setattr(Predictor, "predict", lambda self, tasks, views: ([], 0))
-    message = "of 60 tasks that it never saw it answers none with a wrong grid"
+    message = "of 60 tasks none is answered with a wrong grid"
     with pytest.raises(UserError, match=message):
         again()
 
