@@ -949,6 +949,30 @@ def test_refinement_without_the_draft_is_what_was_measured():
         assert rows[label] == [spread([found[arm][seed] for seed in "123"], key) for key in keys]
 
 
+def test_refinement_by_early_snapshots_is_what_was_measured():
+    found = stored("refine/snapshots.json")
+    runs = {name: [found[name][seed] for seed in "123"]
+            for name in ("before", "refined", "more_training")}
+    rows = table(REFINE, "| drafts of early snapshots, 3 seeds, 216 tasks, 8 views |")
+    trained, keys = ("pass1_single", "pass1", "pass2"), ("single", "pass1", "pass2")
+    refined = runs["refined"]
+    assert rows == {
+        "before": [spread(runs["before"], key) for key in trained],
+        "refined, without a draft": ["-", *(spread(refined, f"{key}_without_draft")
+                                            for key in keys[1:])],
+        "refined, all answers": [spread(refined, f"{key}_after") for key in keys],
+        "instead, 1,700 more steps of train.py":
+            [spread(runs["more_training"], key) for key in trained],
+    }
+    val = [run["val"] for run in refined]
+    assert (f"It fixes {total(refined, 'fixed')} and breaks {total(refined, 'broken')}, "
+            "and on val, whose tasks are of the same families, fixes "
+            f"{total(val, 'fixed')} and breaks {total(val, 'broken')}") in flat(REFINE)
+    minutes = [mean([run["minutes"] for run in runs[name]]) for name in runs]
+    assert f"{minutes[2]:.1f} minutes in all" in flat(REFINE)
+    assert abs(minutes[0] + minutes[1] - minutes[2]) < 0.1
+
+
 def test_controls_of_refinement_are_what_was_measured():
     controls = {
         "as above": "main_beside_controls",
