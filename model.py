@@ -179,8 +179,8 @@ class Attention(nn.Module):
         # (T, heads, hs) each
         q, k, v = (w(x).unflatten(-1, (-1, self.hs)) for w in (self.wq, self.wk, self.wv))
         if self.qk_norm:
-            # their directions alone decide (arXiv 2010.04245). No score exceeds 1.5 sqrt(hs): 12
-            # for heads of 64, enough to look at one token alone
+            # their directions alone decide (arXiv 2010.04245, with a fixed scale): no score exceeds
+            # 1.5 sqrt(hs), enough to look at one token alone
             q, k = 1.5 * unit_rms(q), unit_rms(k)
         if context.rotary is not None:
             q = apply_rotary(q, context.rotary)

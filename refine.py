@@ -7,8 +7,8 @@ The refinement network is the network of train.py, going on from its checkpoint,
 may hold a draft between the query's input and its answer: demonstrations, input, draft, answer.
 (Input, draft) is a pair of its own, and the answer's pair has no input. Most drafts are wrong
 answers of the network itself, to tasks it never saw, or of its early snapshots, to pairs that it
-knows since. Some are right, so that it learns to keep a right one. Every second step has no draft:
-it goes on learning what train.py teaches.
+has learned since. Some are right, so that it learns to keep a right one. Every second step has no
+draft: it goes on learning what train.py teaches.
 """
 import signal
 
@@ -71,7 +71,7 @@ def main(argv=None):
     run = build_run(base, checkpoint, config, device, log, fingerprint(data))
     drafter = Predictor(rebuild(base, device), config, rows, device, log)
     refiner = Predictor(run.model, config, rows, device, log)
-    drafters = drafting_networks(drafter, base)
+    drafters = {} if config.eval_only or stored else drafting_networks(drafter, base)
     take_folder(config)                        # set-up succeeded
     announce(data, run.model, log, machine)
     log(f"base network: {base['path']}, step {base['step']}; to step {end} of "
@@ -81,7 +81,7 @@ def main(argv=None):
 
     # ---- fit, on drafts and without in turn
     metrics, attempts, base_attempts = {}, {}, {}
-    write_config(log, config, given, machine, argv, canvas=refiner.canvas)
+    write_config(log, config, given, machine, argv, canvas=refiner.canvas, data=run.data)
     if not config.eval_only:
         run.extra["drafts"] = stored or make_drafts(drafters, tasks, config)
         banned = answers_of(data) if config.refine_snapshots else data.banned
@@ -159,7 +159,7 @@ def training_tasks(config, data, path):
 
     With `holdout` these are the pairs that train.py kept out; else tasks of refine_train. None of
     them may be known to the base network, or stand in val or test: its draft would be the answer,
-    and teach to copy. With `refine_snapshots` they are known by now, and were not then.
+    and teach to copy. With `refine_snapshots` they were learned after those steps.
     """
     if config.refine_snapshots:
         return trained_tasks(config, data)
@@ -260,7 +260,7 @@ def make_drafts(drafters, tasks, config):
         raise UserError(f"{', '.join(map(str, drafters))}: of {len(tasks)} tasks none is answered "
                         "with a wrong grid, so there is nothing to learn from. More: "
                         f"--refine_tasks (now {config.refine_tasks}), or hold out more, such as "
-                        "--holdout=0/2; or an earlier checkpoint: --refine_from=")
+                        "--holdout=0/2; or earlier networks: --refine_from=, --refine_snapshots=")
     drafter.log(f"drafts to learn from: {wrong} wrong, {len(drafts) - wrong} right")
     return drafts
 

@@ -255,12 +255,15 @@ def split_sources(sources):
 
 
 def file_hashes(config):
-    """Returns {path: SHA-256} of all files among a run's sources: which version of the data it was.
+    """Returns {path: SHA-256} of the files that a run reads as sources, Kaggle's solutions too.
+
+    Not of directories: `data` in config.json is a hash of all tasks.
     """
-    named = filter(None, (config.train, config.val, config.test))
-    paths = {source.name for sources in named for source in split_sources(sources)}
-    return {path: hashlib.sha256(Path(path).read_bytes()).hexdigest()
-            for path in sorted(paths) if os.path.isfile(path)}
+    given = [config.test] if config.eval_only else [config.train, config.val, config.test]
+    names = {source.name for sources in given if sources for source in split_sources(sources)}
+    paths = {path for name in names - {"oned"} for path in (Path(name), solutions_of(Path(name)))}
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(paths) if path.is_file()}
 
 
 def load_source(source, draw, lines):

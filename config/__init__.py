@@ -84,7 +84,8 @@ class Config:
     n_embd: int = knob(128, "C, channels", 1)
     n_mlp: int = knob(256, "hidden width of SwiGLU", 1)
     dropout: float = knob(0.0, "on the residual branches; pays only where data repeat", 0, 0.9999)
-    qk_norm: bool = knob(False, "queries and keys are scaled to one length: learns in fewer steps")
+    qk_norm: bool = knob(False, "queries and keys are scaled to one length: ahead early in a run, "
+                         "not shown to be better at its end")
 
     # -- optimisation
     optimizer: str = knob("muon_schedulefree", "or schedulefree, adamw, muon")

@@ -14,8 +14,7 @@ from positions.rope import Rope
 
 # our knob: its name in config.json
 SIZES = dict(n_layer="num_hidden_layers", n_embd="hidden_size", n_mlp="intermediate_size",
-             n_head="num_attention_heads", n_kv_head="num_key_value_heads",
-             qk_norm="use_qk_norm")
+             n_head="num_attention_heads", n_kv_head="num_key_value_heads")
 
 # our weight in a block: its name there
 BLOCK = {
@@ -40,13 +39,14 @@ def check_llama(folder, config):
     if kind != "llama":
         raise UserError(f"{path}: model_type = {kind!r}, and only 'llama' has blocks like ours")
     found.setdefault("num_key_value_heads", found.get("num_attention_heads"))    # before Llama 2
-    found.setdefault("use_qk_norm", False)
     wrong = [f"--{ours}={found.get(theirs)}" for ours, theirs in SIZES.items()
              if found.get(theirs) != getattr(config, ours)]
+    if config.qk_norm:
+        wrong.append("--qk_norm=False")        # a Llama's blocks have none
     if wrong:
         raise UserError(f"{path}: another network: set {' '.join(wrong)}")
     ours = dict(head_dim=config.n_embd // config.n_head, hidden_act="silu", attention_bias=False,
-                mlp_bias=False, quantization_config=None)
+                mlp_bias=False, use_qk_norm=False, quantization_config=None)
     for key, value in ours.items():
         if found.get(key, value) not in (None, value):
             raise UserError(f"{path}: {key} = {found[key]!r}, and our blocks know only {value!r}")

@@ -271,6 +271,8 @@ WRONG = {
     "one size": (dict(num_hidden_layers=4), {}, "another network: set --n_layer=4$"),
     "a size is missing": (dict(intermediate_size=None), {}, "set --n_mlp=None"),
     "queries and keys normed": ({}, dict(qk_norm=True), "another network: set --qk_norm=False$"),
+    "its own norm of queries": (dict(use_qk_norm=True), {},
+                                "use_qk_norm = True, and our blocks know only False"),
     "size of heads": (dict(head_dim=16), {}, "head_dim = 16, and our blocks know only 8"),
     "bias of attention": (dict(attention_bias=True), {},
                           "attention_bias = True, and our blocks know only False"),

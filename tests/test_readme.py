@@ -779,9 +779,22 @@ def test_levers_in_eight_runs_are_what_was_measured():
     assert all(run["tasks"] == 200 and run["times_scored"] == 1 for run in runs.values())
     val = {name: run["val_exact"] for name, run in stored("qk_norm.json")["runs"].items()}
     with_it, without = val["qk_norm, 1"], val["base, 1"]
-    early, late = (f"{with_it[step]:.1%} against {without[step]:.1%}" for step in ("800", "2400"))
-    said = flat(ARC1).replace(" %", "%").replace("after a third of the steps, ", "")
-    assert f"solves {early}; at the end {late}".replace("%", "") in said.replace("%", "")
+    early, late = ([f"{100 * run[step]:.1f}" for run in (with_it, without)]
+                   for step in ("800", "2400"))
+    assert (f"solves {early[0]} % after a third of the steps, against {early[1]} %; at the end "
+            f"{late[0]} against {late[1]}") in flat(ARC1)
+    zero = val["qk_norm, output matrices start at zero, 1"]
+    assert f"ahead at first ({100 * zero['800']:.1f})" in flat(ARC1)
+    assert f"behind at the end ({100 * zero['2400']:.1f};" in flat(ARC1)
+    # what cannot be told apart
+    with_both = {both: [] for both in (0, 1, 2)}
+    for run in runs.values():
+        levers = run["levers"].split()
+        with_both[len({"rate", "batch"} & set(levers))].append(run["pass2"])
+        assert ("qk_norm" in levers) == (len({"rate", "batch"} & set(levers)) == 1)
+    neither, one, both = (f"{100 * mean(scores):.1f}" for scores in with_both.values())
+    assert (f"Pass@2 is {neither} with neither (2 runs), {one} with one of them and qk_norm "
+            f"(4 runs), {both} with both") in flat(ARC1)
 
 
 def test_the_summary_of_levers_is_what_was_measured():
@@ -794,7 +807,7 @@ def test_the_summary_of_levers_is_what_was_measured():
     short = {name: run["pass2"] for name, run in stored("arc1/levers_4500.json")["runs"].items()}
     pairs = {"`oversample=2`": ("oversample", "base"), "3 heads": ("heads3", "base"),
              "`downweight_above=400`": ("downweight_above", "base"),
-             "rate 0.007": ("rate7", "base"),
+             "learning rate 0.007": ("rate7", "base"),
              "input grids": ("prefix3", "heads3")}
     for start, (one, other) in pairs.items():
         assert points(start) == f"{100 * (short[one] - short[other]):+.1f}"
@@ -803,13 +816,15 @@ def test_the_summary_of_levers_is_what_was_measured():
               for name, m in six["effects"]["pass2"].items()}
     in_eight = {name: f"{100 * m['effect']:+.1f} ± {100 * m['se_tasks']:.1f}"
                 for name, m in eight["effects"]["pass2"].items()}
+    for name in ("qk_norm", "rate", "batch"):
+        in_eight[name] += ", not separable"
     starts = {"NorMuon": in_six["rows"], "3 times": in_six["table"],
               "token and task": in_six["again"], "`qk_norm`": in_eight["qk_norm"],
               "dropout": in_eight["dropout"], "weight decay": in_eight["decay"],
-              "4 layers": in_eight["loops"], "rate 0.006": in_eight["rate"],
+              "4 layers": in_eight["loops"], "learning rate 0.006": in_eight["rate"],
               "8,192": in_eight["batch"], "step t": f"{in_six['power']}, {in_eight['power']}"}
     branches = six["branches_minus_parent"]
-    for start, name in (("the average", "F"), ("the asked", "L")):
+    for start, name in (("the average", "F"), ("the held-out", "L")):
         m = branches[name]["pass2"]
         starts[start] = f"{100 * m['mean']:+.1f} ± {100 * m['se_tasks']:.1f}"
     m = six["union"]["two over the mean of the two"]["pass2"]
@@ -819,9 +834,11 @@ def test_the_summary_of_levers_is_what_was_measured():
     rules = {name: run["pass2"] for name, run in rules.items()}
     lower = stored("arc1/rates_19000.json")["runs"]
     changes = [f"{100 * (lower[rate]['pass2'] - rules['C1']):+.1f}" for rate in ("0.0028", "0.002")]
-    assert points("rate 0.0028") == ", ".join(changes)
+    assert points("learning rate 0.0028") == ", ".join(changes)
     gain = mean([rules["C1"], rules["C2"]]) - mean([rules["A1"], rules["A2"]])
-    assert points("ARC-2 evaluation").startswith(f"{100 * gain:+.1f}")
+    assert points("ARC-2 evaluation and ARC-GEN tasks, and").startswith(f"{100 * gain:+.1f}")
+    gain = mean([rules["B1"], rules["B2"]]) - mean([rules["A1"], rules["A2"]])
+    assert points("ARC-2 evaluation and ARC-GEN tasks alone").startswith(f"{100 * gain:+.1f}")
     mined = stored("arc1/mined.json")
     said = []
     for key in ("pass1_single", "pass2"):
@@ -940,10 +957,9 @@ def test_drafts_as_pairs_are_what_was_measured():
 
 def test_refinement_without_the_draft_is_what_was_measured():
     found = stored("refine/hidden.json")
-    rows = table(REFINE, "| the draft stands |")
+    rows = table(REFINE, "| drafts in the documents of every second step |")
     keys = ("one_view", "pass1_without_draft", "pass2_without_draft", "pass1_after", "pass2_after")
-    labels = {"shown": "in each of these documents, as in refine.py", "half": "in half of them",
-              "hidden": "in none of them"}
+    labels = {"shown": "all, as in refine.py", "half": "half", "hidden": "none"}
     assert set(rows) == set(labels.values())
     for arm, label in labels.items():
         assert rows[label] == [spread([found[arm][seed] for seed in "123"], key) for key in keys]

@@ -343,11 +343,14 @@ def test_pairs_that_holdout_keeps_out_are_drafted(tmp_path, monkeypatch, holdout
 
 
 def test_early_snapshots_draft_the_pairs_that_were_trained_on(tmp_path, monkeypatch):
-    """Those of val and test, too, but no pair that is asked. Resumed, the drafts are the same."""
+    """Demonstrations of val and test too, and none of their test pairs.
+
+    To resume, or to solve a file, takes no snapshot.
+    """
     monkeypatch.chdir(ROOT)
     tasks = [t._replace(id=f"t{i}") for i, t in enumerate(flip_tasks(8, demos=4, seed=0))]
-    asked = flip_tasks(6, demos=4, seed=1)
-    file, val = write_tasks(tmp_path / "a.json", tasks), write_tasks(tmp_path / "b.json", asked)
+    queried = flip_tasks(6, demos=4, seed=1)
+    file, val = write_tasks(tmp_path / "a.json", tasks), write_tasks(tmp_path / "b.json", queried)
     knobs = {**SMALL, "train": file, "val": val, "test": val, "demos": 0, "task_embed": True,
              "max_steps": 90, "max_len": 128, "eval_every": 30, "keep_every": 30,
              "refine_snapshots": "30,60", "out_dir": tmp_path / "run"}
@@ -356,11 +359,11 @@ def test_early_snapshots_draft_the_pairs_that_were_trained_on(tmp_path, monkeypa
     data = load_data(config)
     drafted = refine.training_tasks(config, data, "ckpt.pt")
     pairs = {pair_key(*pair) for task in drafted for pair in task.test}
-    answers = {pair_key(*pair) for task in asked for pair in task.test}
-    shown = {pair_key(*pair) for task in asked for pair in task.train}
+    answers = {pair_key(*pair) for task in queried for pair in task.test}
+    shown = {pair_key(*pair) for task in queried for pair in task.train}
     assert refine.answers_of(data) == answers and not pairs & answers
     assert pairs == shown | {pair_key(*pair) for task in tasks for pair in known_pairs(task)}
-    assert {task.id for task in drafted[:6]} == {task.id for task in asked}   # they come first
+    assert {task.id for task in drafted[:6]} == {task.id for task in queried}    # first
     few = refine.training_tasks(dataclasses.replace(config, refine_tasks=9), data, "ckpt.pt")
     assert len(few) == 3                       # of four pairs each
 
@@ -368,9 +371,14 @@ def test_early_snapshots_draft_the_pairs_that_were_trained_on(tmp_path, monkeypa
     found = checkpoint(tmp_path / "run" / "refine")
     assert metrics["tasks"] == 6 and found["drafts"]
     ids = {drafted[n].id for n, _, _ in found["drafts"]}
-    assert ids & {task.id for task in asked} and ids & {task.id for task in tasks}
+    assert ids & {task.id for task in queried} and ids & {task.id for task in tasks}
     text = (tmp_path / "run" / "refine" / "log.txt").read_text()
     assert "step_000030.pt: fails" in text and "step_000060.pt: fails" in text
+    for path in (tmp_path / "run").glob("step_*.pt"):
+        path.unlink()
+    refine.main(flags(**knobs, resume=True))
+    assert checkpoint(tmp_path / "run" / "refine")["drafts"] == found["drafts"]
+    refine.main(flags(**knobs, eval_only=True))
 
 
 SNAPSHOTS = {                                  # knobs: the error

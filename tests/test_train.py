@@ -1062,6 +1062,23 @@ def test_config_json_says_which_version_of_each_file_was_read(run, tmp_path):
     assert found == {str(file): hashlib.sha256(file.read_bytes()).hexdigest()}
 
 
+def test_of_kaggles_files_both_are_named_and_of_what_is_not_read_none(run, tmp_path):
+    tasks = flip_tasks(4)
+    train_file = write_tasks(tmp_path / "train.json", flip_tasks(4, seed=1))
+    challenges, solutions = tmp_path / "x_challenges.json", tmp_path / "x_solutions.json"
+    write_tasks(challenges, [task._replace(test=[(a, None) for a, _ in task.test])
+                             for task in tasks])
+    solutions.write_text(json.dumps({task.id: [b.tolist() for _, b in task.test]
+                                     for task in tasks}))
+    run(train=f"oned#3+{train_file}", val="oned", test=challenges)
+    folder = tmp_path / "run"
+    read = json.loads((folder / "config.json").read_text())["files"]
+    assert set(read) == {str(train_file), str(challenges), str(solutions)}
+    run(train=f"oned#3+{train_file}", val="oned", test=challenges, eval_only=True)
+    read = json.loads((folder / "eval.json").read_text())["files"]
+    assert set(read) == {str(challenges), str(solutions)}
+
+
 def test_a_run_leaves_checkpoints_records_a_submission_and_a_report(run, tmp_path):
     metrics = run(max_steps=5, eval_every=2, log_every=2, keep_every=2)
     folder = tmp_path / "run"
