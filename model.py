@@ -148,12 +148,15 @@ def residual_dtype(x):
     return x.dtype
 
 
+# of norms; by default torch takes that of the input's dtype: 0.008 for bfloat16
+EPSILON = torch.finfo(torch.float32).eps
+
+
 class RMSNorm(nn.RMSNorm):
     """RMSNorm in the input's dtype. A norm of two dtypes is slower: it runs as several kernels."""
 
     def __init__(self, C):
-        # by default torch takes the epsilon of the input's dtype: 0.008 for bfloat16
-        super().__init__(C, eps=torch.finfo(torch.float32).eps)
+        super().__init__(C, eps=EPSILON)
 
     def forward(self, x):
         return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
@@ -161,7 +164,7 @@ class RMSNorm(nn.RMSNorm):
 
 def unit_rms(x):
     """Returns x (T, heads, hs) with a root mean square of one in each head."""
-    return F.rms_norm(x, x.shape[-1:], eps=torch.finfo(torch.float32).eps)
+    return F.rms_norm(x, x.shape[-1:], eps=EPSILON)
 
 
 class Attention(nn.Module):

@@ -32,9 +32,9 @@ from arc.score import same, submission, votes_of
 from arc.sources import canvas_lines, check_grid, drawer, fingerprint, load_data, load_tasks
 from arc.task import Query, known_pairs
 from arc.views import IDENTITY, SYMMETRIES, fixed_colors, random_colors, view_pairs
-from engine.batches import Generated, TrainingStep, training_stream
+from engine.batches import Generated, TrainingStep, trained_pairs, training_stream
 from engine.checkpoints import (MAY_CHANGE, as_trained, check_trained_on, differing,
-                                load_checkpoint, rebuild, task_rows)
+                                load_checkpoint, rebuild, snapshot_name, task_rows)
 from engine.optim import Optimizer, averaged
 from engine.predict import Predictor, known_queries, make_queries
 from engine.runs import (Log, Run, announce, check_folder, clock, command_line, set_up,
@@ -83,7 +83,7 @@ def main(argv=None):
     metrics, attempts, base_attempts = {}, {}, {}
     write_config(log, config, given, machine, argv, canvas=refiner.canvas, data=run.data)
     if not config.eval_only:
-        run.extra["drafts"] = stored or make_drafts(drafters, tasks, config)
+        run.extra["drafts"] = stored or make_drafts(drafters, tasks, config, log)
         banned = answers_of(data) if config.refine_snapshots else data.banned
         drafts = Drafts(run.extra["drafts"], tasks, banned, drafter)
         queries = known_queries(data.val, config)
@@ -213,8 +213,7 @@ def trained_tasks(config, data):
                         "and new tasks are drafted")
     tasks, count = [], 0
     for task in sorted(data.train, key=lambda task: task.id not in data.protected):
-        pairs = [pair for pair in known_pairs(task)
-                 if (task.id, pair_key(*pair)) not in data.untrained]
+        pairs = trained_pairs(task, config, data.protected, data.untrained)
         if pairs and count < config.refine_tasks:
             tasks.append(task._replace(train=pairs, test=pairs))
             count += len(pairs)
@@ -236,7 +235,7 @@ def drafting_networks(drafter, base):
         if not step.strip().isdecimal():
             raise UserError(f"refine_snapshots = {config.refine_snapshots!r}: name steps, joined "
                             "by commas, such as 300,600")
-        path = base["path"].parent / f"step_{int(step):06d}.pt"
+        path = base["path"].parent / snapshot_name(int(step))
         snapshot = load_checkpoint(path, cure="name steps of which train.py kept a snapshot: "
                                               "--keep_every=N makes it")
         if snapshot["task_ids"] != base["task_ids"]:
@@ -246,7 +245,7 @@ def drafting_networks(drafter, base):
     return found
 
 
-def make_drafts(drafters, tasks, config):
+def make_drafts(drafters, tasks, config, log):
     """Returns drafts [(number of the task, of its test input, grid as lists)], most of them wrong.
 
     drafters: {path: Predictor}.
@@ -261,7 +260,7 @@ def make_drafts(drafters, tasks, config):
                         "with a wrong grid, so there is nothing to learn from. More: "
                         f"--refine_tasks (now {config.refine_tasks}), or hold out more, such as "
                         "--holdout=0/2; or earlier networks: --refine_from=, --refine_snapshots=")
-    drafter.log(f"drafts to learn from: {wrong} wrong, {len(drafts) - wrong} right")
+    log(f"drafts to learn from: {wrong} wrong, {len(drafts) - wrong} right")
     return drafts
 
 

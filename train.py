@@ -28,7 +28,7 @@ from arc.sources import canvas_for, canvas_lines, check_canvas, fingerprint, loa
 from engine import ranks
 from engine.batches import IGNORE, Batch, gather, pack, send, training_stream
 from engine.checkpoints import (as_trained, check_same_network, check_trained_on, load_checkpoint,
-                                model_config, rebuild, start_from, task_rows)
+                                model_config, rebuild, snapshot_name, start_from, task_rows)
 from engine.cuda_graphs import GraphedStep
 from engine.devices import autocast, check_memory, is_compiled
 from engine.llama import check_llama, load_llama
@@ -129,7 +129,7 @@ def fit(run, stream, validate=None):
                 if evaluate or stop or keep:
                     run.save("ckpt.pt")
                 if keep:
-                    run.save(f"step_{run.step:06d}.pt", training=False)
+                    run.save(snapshot_name(run.step), training=False)
                 # schedule-free evaluates the average of the weights and trains other ones
                 if evaluate and validate and not stop and run.step != run.validated_step:
                     with averaged(model, optimizer):

@@ -377,6 +377,21 @@ class Drawn(NamedTuple):
     dropped_demos: int                         # demonstrations that did not fit
 
 
+def trained_pairs(task, config, protected, untrained):
+    """Returns the known pairs of a task that train.py trains on.
+
+    protected: ids of val's and test's tasks, of which `holdout` keeps nothing back.
+    untrained: {(task id, key)} of demonstrations that are left out, as they are test pairs of
+    another task.
+    """
+    pairs = known_pairs(task)
+    if task.id not in protected:
+        pairs = [pair for pair in pairs if not held_out(pair, config.holdout)]
+    if untrained:
+        pairs = [pair for pair in pairs if (task.id, pair_key(*pair)) not in untrained]
+    return pairs
+
+
 class FromTasks(IterableDataset):
     """Tasks from files.
 
@@ -389,21 +404,14 @@ class FromTasks(IterableDataset):
 
     def __init__(self, tasks, config, task_rows, device, protected=frozenset(),
                  untrained=frozenset()):
-        """protected: ids of val's and test's tasks, which are oversampled and never held out.
-        untrained: {(task id, key)} of demonstrations that are left out, as they are test pairs of
-        another task.
-        """
+        """protected: ids of val's and test's tasks, which are oversampled. See `trained_pairs`."""
         self.config, self.task_rows, self.tasks, self.start = config, task_rows, tasks, 0
         self.times = [config.oversample if task.id in protected else 1.0 for task in tasks]
         pairs, self.numbers = [], []
         for task in tasks:
-            keep_all = task.id in protected
-            known = [pair for pair in known_pairs(task)
-                     if keep_all or not held_out(pair, config.holdout)]
-            if untrained:
-                known = [pair for pair in known if (task.id, pair_key(*pair)) not in untrained]
-            self.numbers.append(list(range(len(pairs), len(pairs) + len(known))))
-            pairs += known
+            own = trained_pairs(task, config, protected, untrained)
+            self.numbers.append(list(range(len(pairs), len(pairs) + len(own))))
+            pairs += own
         if not pairs:
             reason = f"; holdout = {config.holdout!r} keeps all back" if config.holdout else ""
             raise UserError(f"no training pair is left{reason}")

@@ -91,6 +91,11 @@ def check_content(checkpoint):
             raise ValueError(f"{part}: {min(name for name, *_ in wrong)} is another, or lacking")
 
 
+def snapshot_name(step):
+    """Returns the file name of a snapshot that is kept (`keep_every`)."""
+    return f"step_{step:06d}.pt"
+
+
 def sizes(weights):
     return {(name, tensor.shape, tensor.dtype) for name, tensor in weights.items()}
 
