@@ -1,0 +1,8 @@
+# Purpose: ARC-2 from scratch, as arc1_best.py, with all of ARC-1 to learn from. Training tasks that
+#   ARC-2's evaluation set repeats are dropped by the leak guard. Give your paths of re-ARC and
+#   ARC-GEN, and ConceptARC's.
+# Hardware: one H100, about 26 minutes in all. Score: not measured yet.
+from config.arc1_best import *
+train = "arc1:training+arc2:training+arc1:evaluation+re_arc/tasks@16+arc_gen.json@16"
+test = "arc2:evaluation"
+oversample = 11.0                              # 25 % of the tokens, as in arc1_best.py, instead of 3
