@@ -30,14 +30,15 @@ def losses_and_gradients(model, forward_backward, step, micro_tokens):
     return found
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_a_recorded_step_is_the_step(dropout, recompute):
+@pytest.mark.parametrize("dropout, recompute, qk_norm", [
+    (0.0, False, False), (0.1, False, False), (0.0, True, False), (0.1, True, False),
+    (0.1, False, True)])
+def test_a_recorded_step_is_the_step(dropout, recompute, qk_norm):
     """Several shapes, several micro-batches, in turn."""
     config = Config(max_steps=12, batch_tokens=8192, max_len=640, dropout=dropout,
                     recompute=recompute)
     stream = Generated(config, ["1d_fill", "1d_mirror"], set())
-    small = tiny_config(canvas=64, max_len=640, n_embd=64, dropout=dropout)
+    small = tiny_config(canvas=64, max_len=640, n_embd=64, dropout=dropout, qk_norm=qk_norm)
     model = GPT(small).to(CUDA)
     recorded = train.ForwardBackward(config, model, stream, CUDA)
     plain = train.ForwardBackward(config, model, stream, CUDA)
