@@ -45,27 +45,28 @@ class ModelConfig:
 
 class AttentionContext(NamedTuple):
     """What attention needs to know of a batch. It is the same in every layer."""
-    cu_seqlens: object                         # (D + 1,) where each document begins, and the end;
-                                               # a list where attention loops over documents
+    cu_seqlens: object                         # (D + 1,): where each document begins, and the end
+    lengths: object                            # list of D, where attention loops over documents
     rotary: object                             # None, or what `apply_rotary` takes
     max_len: int                               # no document is longer
-    cache: object = None                       # Cache, and the place of each token in it:
+    cache: object = None                       # Cache, to which each token's key and value go:
     document: object = None                    # (T,): which document
     index: object = None                       # (T,): which one of its document's tokens
-    mask: object = None                        # a decode step: (B, 1, 1, capacity), 0 or -inf
+    mask: object = None                        # in a decode step alone: (B, 1, 1, capacity), 0 or
+                                               # -inf
 
 
 class Cache:
     """Keys and values of B documents. Each document appends at its own index."""
-    MARGIN = 128                               # tokens of extra room whenever it grows
+    MARGIN = 128                               # spare tokens whenever it grows
 
     def __init__(self, B, capacity):
         self.B = B
-        self.layers = {}                       # layer -> (2, B, room, n_kv, hs)
+        self.layers = {}                       # layer -> (2, B, allocated, n_kv, hs)
         self.reserve(capacity)
 
     def reserve(self, capacity):
-        """Makes room for documents of that many tokens."""
+        """Grows, where it must, to documents of that many tokens."""
         # rounded up to a multiple of 8: otherwise attention copies its mask to align it
         self.capacity = -(-capacity // 8) * 8
         if self.layers and self.capacity > self.layers[0].shape[2]:
@@ -75,17 +76,17 @@ class Cache:
 
     def write(self, layer, document, index, k, v):
         if layer not in self.layers:
-            room = self.capacity + self.MARGIN
-            self.layers[layer] = k.new_zeros(2, self.B, room, *k.shape[1:])
+            allocated = self.capacity + self.MARGIN
+            self.layers[layer] = k.new_zeros(2, self.B, allocated, *k.shape[1:])
         self.layers[layer][:, document, index] = torch.stack([k, v])
 
     def read(self, layer):
         return self.layers[layer][:, :, :self.capacity].transpose(2, 3)   # 2 x (B, n_kv, cap., hs)
 
-    def keep(self, alive):
-        """Drops the documents that are finished. alive: (B,) bool."""
+    def select(self, active):
+        """Drops the documents that are not active. active: (B,) bool."""
         for layer, kv in self.layers.items():
-            self.layers[layer] = kv[:, alive]
+            self.layers[layer] = kv[:, active]
         self.B = len(self.layers[0][0])
 
 
@@ -132,8 +133,7 @@ def attend(q, k, v, context, layer):
         bounds = context.cu_seqlens
         return varlen_attn(q, k, v, bounds, bounds, context.max_len, context.max_len, **options)
     # one call a document: causal, without padding
-    lengths = [b - a for a, b in zip(context.cu_seqlens, context.cu_seqlens[1:])]
-    heads_first = [x.transpose(0, 1)[None].split(lengths, dim=2) for x in (q, k, v)]
+    heads_first = [x.transpose(0, 1)[None].split(context.lengths, dim=2) for x in (q, k, v)]
     out = []
     for one_q, one_k, one_v in zip(*heads_first):                       # (1, heads, length, hs)
         out.append(F.scaled_dot_product_attention(one_q, one_k, one_v, is_causal=True,
@@ -148,7 +148,7 @@ def residual_dtype(x):
     return x.dtype
 
 
-# of norms; by default torch takes that of the input's dtype: 0.008 for bfloat16
+# of all norms; torch's own default follows the input's dtype: 0.008 for bfloat16
 EPSILON = torch.finfo(torch.float32).eps
 
 
@@ -282,7 +282,7 @@ class GPT(nn.Module):
 
     def attention_context(self, x, coords, cu_seqlens, cache):
         """Returns the AttentionContext of embedded tokens x (T, C)."""
-        dtype, document, mask = residual_dtype(x), None, None
+        dtype, lengths, document, mask = residual_dtype(x), None, None, None
         if cu_seqlens is None:                 # a decode step: one token a document, in order
             document = torch.arange(cache.B, device=x.device)
             # a token sees no further than itself
@@ -293,12 +293,12 @@ class GPT(nn.Module):
             document = torch.arange(cache.B, device=x.device)
             document = document.repeat_interleave(cu_seqlens.diff(), output_size=len(x))   # (T,)
         if cu_seqlens is not None and not has_flash_attention(x.device, dtype):
-            cu_seqlens = cu_seqlens.tolist()   # attention loops over documents
+            lengths = cu_seqlens.diff().tolist()
         # angles are the same in every layer, so they are computed once
         angles = self.encoding.angles(coords)
         rotary = None if angles is None else rotary_tables(angles)
-        return AttentionContext(cu_seqlens, rotary, self.config.max_len, cache, document,
-                                coords[:, 0], mask)
+        return AttentionContext(cu_seqlens, lengths, rotary, self.config.max_len, cache,
+                                document, coords[:, 0], mask)
 
     def run_blocks(self, x, context):
         """Returns the normed output (T, C) of the last block for embedded tokens x (T, C)."""
@@ -355,58 +355,59 @@ def generate(model, prompts, max_new_tokens, run_steps=run_steps):
     keep_table = torch.from_numpy(KEEP).to(device, torch.long)
     step_table = torch.from_numpy(STEP).to(device, torch.long)
     limits = torch.as_tensor(max_new_tokens, device=device).expand(D)
-    most, longest = int(limits.max()), int(cu_seqlens.diff().max())
+    longest_answer, longest_prompt = int(limits.max()), int(cu_seqlens.diff().max())
 
-    # what is answered so far, a row for each document; written in place, so that the device need
-    # not wait for the host
-    answers = torch.full((D, most), END, device=device)
-    logprobs = torch.zeros(D, most, device=device)
-    finished = torch.zeros(D, dtype=torch.bool, device=device)
-    n_answered = torch.zeros(1, dtype=torch.long, device=device)             # tokens answered
-    # from here to the cursor: a row for each document that is still decoded, B of them
-    still = torch.arange(D, device=device)     # their numbers
-    alive = torch.ones(D, dtype=torch.bool, device=device)
-    cache = Cache(D, longest)
+    # a row for each document, a column for each new token; written in place, so that the device
+    # need not wait for the host
+    answers = torch.full((D, longest_answer), END, device=device)
+    logprobs = torch.zeros(D, longest_answer, device=device)
+    ended = torch.zeros(D, dtype=torch.bool, device=device)             # came to `end`
+    column = torch.zeros(1, dtype=torch.long, device=device)            # the next one to fill
+    # from here to the cursor: of the B documents that are decoded on
+    rows = torch.arange(D, device=device)      # their rows above
+    active = torch.ones(D, dtype=torch.bool, device=device)             # not ended, not failed
+    cache = Cache(D, longest_prompt)
     logits = model(prompts.tokens, prompts.coords, cu_seqlens, prompts.task_view, cache)[last]
     # the token that each document read last, and where it stands
     token, cursor, task_view = prompts.tokens[last], prompts.coords[last], prompts.task_view[last]
 
     def pick_next(logits):
         """Takes each document's next token. In place, so that a replayed CUDA graph goes on."""
-        logp = logits.float().log_softmax(-1)                           # (B, V)
+        # the cursor moves past the token that was read
         moved = advance(cursor, token, keep_table, step_table)
-        cursor.copy_(torch.where(alive[:, None], moved, cursor))        # finished ones stay
+        cursor.copy_(torch.where(active[:, None], moved, cursor))
+        # the likeliest next token goes into this column
+        logp = logits.float().log_softmax(-1)                           # (B, V)
         token.copy_(logp.argmax(-1))
-        # kept for those that are still decoded
-        answers[still, n_answered] = torch.where(alive, token, END)
-        logprobs[still, n_answered] = torch.where(alive, logp.gather(1, token[:, None])[:, 0], 0)
-        finished[still] |= alive & (token == END)
-        # on with those that may still become a grid on the canvas, within their limits
+        answers[rows, column] = torch.where(active, token, END)
+        logprobs[rows, column] = torch.where(active, logp.gather(1, token[:, None])[:, 0], 0)
+        ended[rows] |= active & (token == END)
+        # on with those that may become a grid on the canvas, within their limits
         is_grid = (token < START) | (token == ROW)
         next_position = advance(cursor, token, keep_table, step_table)[:, 2:]
         inside = (next_position < model.config.canvas).all(-1)
-        alive.logical_and_(is_grid & inside & (n_answered + 1 < limits[still]))
-        n_answered.add_(1)
+        active.logical_and_(is_grid & inside & (column + 1 < limits[rows]))
+        column.add_(1)
 
     pick_next(logits)
-    done = 1                                   # n_answered, known without asking the device
+    done = 1                                   # the value of `column`, known to the host
     chunk = 8 if device.type == "cpu" else 32  # steps between two looks at who is left
-    while done < most and (left := int(alive.sum())):
-        if left <= 0.7 * len(still):           # go on without those that are finished
-            still, token, cursor, task_view = (x[alive] for x in (still, token, cursor, task_view))
-            cache.keep(alive)
-            alive = alive[alive]               # all True, one for each that is left
-        steps = min(chunk, most - done)
-        cache.reserve(min(longest + done + steps, model.config.max_len))
+    while done < longest_answer and (left := int(active.sum())):
+        if left <= 0.7 * len(rows):            # go on without those that are not active
+            rows, token, cursor, task_view = (x[active] for x in (rows, token, cursor, task_view))
+            cache.select(active)
+            active = active[active]            # all True, one for each that is left
+        steps = min(chunk, longest_answer - done)
+        cache.reserve(min(longest_prompt + done + steps, model.config.max_len))
         run_steps(lambda: pick_next(model(token, cursor, None, task_view, cache)), steps, device)
         done += steps
 
-    return to_answers(answers, logprobs, finished)
+    return to_answers(answers, logprobs, ended)
 
 
-def to_answers(tokens, logprobs, finished):
-    """Returns a list of Answers from tokens (B, most) that end in END; None where unfinished."""
+def to_answers(tokens, logprobs, ended):
+    """Returns a list of Answers from tokens (D, n) that end in END; None where they did not."""
     tokens, logprobs = tokens.cpu().numpy(), logprobs.cpu().numpy()
     ends = (tokens == END).argmax(1)           # the first END of each
-    rows = zip(tokens, logprobs, ends, finished.tolist())
+    rows = zip(tokens, logprobs, ends, ended.tolist())
     return [Answer(t[:end], p[:end + 1]) if ok else None for t, p, end, ok in rows]

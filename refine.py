@@ -28,7 +28,7 @@ import torch
 from arc import show
 from arc.leaks import guard, held_out, pair_key
 from arc.report import NEAR, write_report
-from arc.score import same, submission, votes_of
+from arc.score import same, submission, attempts_by_votes
 from arc.sources import canvas_lines, check_grid, drawer, fingerprint, load_data, load_tasks
 from arc.task import Query, known_pairs
 from arc.views import IDENTITY, SYMMETRIES, fixed_colors, random_colors, view_pairs
@@ -64,7 +64,7 @@ def main(argv=None):
     data.lines.extend(canvas_lines(data.val + data.test, base["model_config"]["canvas"]))
     rows = task_rows(base["task_ids"], data.train + data.val + data.test)
     check_trained_on(config, data.val + data.test, rows)
-    tasks = [] if config.eval_only else training_tasks(config, data, base["path"])
+    tasks = [] if config.eval_only else tasks_to_draft(config, data, base["path"])
     stored = stored_drafts(checkpoint, tasks) if config.resume else None
 
     # ---- model, optimizer, resume
@@ -151,28 +151,29 @@ def build_run(base, checkpoint, config, device, log, data):
 
 
 # ------------------------------------------------------------------------------------------------
-# Drafts to learn from: of tasks that the base network never saw
+# Drafts to learn from
 
 
-def training_tasks(config, data, path):
-    """Returns tasks whose test pairs the base network never trained on, with unique ids.
+def tasks_to_draft(config, data, path):
+    """Returns tasks whose test inputs are drafted; their answers are known, their ids unique.
 
-    With `holdout` these are the pairs that train.py kept out; else tasks of refine_train. None of
-    them may be known to the base network, or stand in val or test: its draft would be the answer,
-    and teach to copy. With `refine_snapshots` they were learned after those steps.
+    With `refine_snapshots` early snapshots draft pairs that the base network learned later. Else
+    the base network itself drafts, and it may not have trained on one of them.
     """
     if config.refine_snapshots:
         return trained_tasks(config, data)
+    return unseen_tasks(config, data, path)[:config.refine_tasks]
+
+
+def unseen_tasks(config, data, path):
+    """Returns tasks whose test pairs neither the base network nor val or test holds.
+
+    With `holdout` these are the pairs that train.py kept out; else tasks of refine_train. UserError
+    where a pair was trained on: its draft would be the answer, and teach to copy.
+    """
     seen = set(data.banned)
     if config.holdout:
-        tasks = []
-        for task in data.train:
-            if task.id in data.protected:
-                continue
-            trained, kept_out = [], []
-            for pair in known_pairs(task):
-                (kept_out if held_out(pair, config.holdout) else trained).append(pair)
-            tasks.append(task._replace(train=trained, test=kept_out))
+        tasks = kept_out_pairs(config, data)
         seen.update(pair_key(*pair) for task in tasks for pair in task.train)
     elif not config.demos:
         raise UserError("demos = 0: this network knows the tasks it was trained on and no other, "
@@ -181,9 +182,9 @@ def training_tasks(config, data, path):
                         "refine it with the same: the pairs held out are drafted")
     elif config.refine_train == "oned":
         stream = Generated(config, data.families, data.banned, "refine")
-        fresh = (task._replace(id=f"{task.id}#{step}") for step in itertools.count()
-                 for task, _ in stream.step_tasks(step))
-        tasks = list(itertools.islice(fresh, config.refine_tasks))
+        generated = (task._replace(id=f"{task.id}#{step}") for step in itertools.count()
+                     for task, _ in stream.step_tasks(step))
+        tasks = list(itertools.islice(generated, config.refine_tasks))
     else:
         draw = drawer(config, "refine", data.families)
         tasks = load_tasks(config.refine_train, draw, data.lines)
@@ -200,7 +201,20 @@ def training_tasks(config, data, path):
     if not usable:
         raise UserError(f"{path}: nothing to draft for: no task of refine_train has demonstrations "
                         "and a known answer")
-    return usable[:config.refine_tasks]
+    return usable
+
+
+def kept_out_pairs(config, data):
+    """Returns the training tasks with the pairs that `holdout` keeps out as their test pairs."""
+    tasks = []
+    for task in data.train:
+        if task.id in data.protected:
+            continue
+        trained, kept_out = [], []
+        for pair in known_pairs(task):
+            (kept_out if held_out(pair, config.holdout) else trained).append(pair)
+        tasks.append(task._replace(train=trained, test=kept_out))
+    return tasks
 
 
 def trained_tasks(config, data):
@@ -276,7 +290,7 @@ def answers_to(tasks, drafter, path):
     hard = [task for task in tasks if task.id in failed]
     easy = [task for task in tasks if task.id not in failed]
     chosen = hard + easy[:max(len(hard), config.refine_tasks // 10)]
-    attempts = votes_of(drafter.predict(chosen, config.refine_views)[0]) if chosen else {}
+    attempts = attempts_by_votes(drafter.predict(chosen, config.refine_views)[0]) if chosen else {}
     log(f"{path}: fails {len(hard)} of {len(tasks)} tasks; {clock(time.time() - started)}")
     found = []
     for n, task in enumerate(tasks):
@@ -434,18 +448,18 @@ def predict_and_score(drafter, refiner, tasks, step):
     """
     started, config, log = time.time(), refiner.config, refiner.log
     base_predictions, _ = drafter.predict(tasks, config.views)
-    base_scores, base_attempts = drafter.score_attempts(tasks, base_predictions)
+    base_scores, base_attempts = drafter.rank_and_score(tasks, base_predictions)
 
     # answers without a draft, then answers to the best of these; both vote
     first, _ = refiner.predict(tasks, config.views)
-    without, attempts = refiner.score_attempts(tasks, first)
+    without, attempts = refiner.rank_and_score(tasks, first)
     log.write_json("submission.json", submission(tasks, attempts))
-    votes = votes_of(first)
+    votes = attempts_by_votes(first)
     reading = [(query, grid) for query in make_queries(tasks, config.views, config)
                for grid in votes.get(query.key, [])[:DRAFTS]]
     second = read_drafts(refiner, *zip(*reading)) if reading else []
     predictions = first + [prediction for prediction in second if prediction is not None]
-    scores, attempts = refiner.score_attempts(tasks, predictions)
+    scores, attempts = refiner.rank_and_score(tasks, predictions)
     log.write_json("submission.json", submission(tasks, attempts))
     log(f"predictions: {len(predictions)}, {len(predictions) - len(first)} of them after a draft, "
         f"in {clock(time.time() - started)}; attempts are in "

@@ -12,7 +12,6 @@ if __name__ == "__main__":                     # until main runs Ctrl-C just end
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import math
-import os
 import time
 from pathlib import Path
 
@@ -23,14 +22,14 @@ import torch.nn.functional as F
 from arc import oned, show
 from arc.leaks import task_key
 from arc.report import write_report
-from arc.score import submission, votes_of
+from arc.score import submission, attempts_by_votes
 from arc.sources import canvas_for, canvas_lines, check_canvas, fingerprint, load_data
 from engine import ranks
 from engine.batches import IGNORE, Batch, gather, pack, send, training_stream
 from engine.checkpoints import (as_trained, check_same_network, check_trained_on, load_checkpoint,
                                 model_config, rebuild, snapshot_name, start_from, task_rows)
 from engine.cuda_graphs import GraphedStep
-from engine.devices import autocast, check_memory, is_compiled
+from engine.devices import autocast, check_memory, is_compiled, n_workers
 from engine.llama import check_llama, load_llama
 from engine.optim import Optimizer, averaged, learning_rate
 from engine.predict import Predictor, known_queries
@@ -109,24 +108,25 @@ def fit(run, stream, validate=None):
     """
     config, model, optimizer, device = run.config, run.model, run.optimizer, run.device
     forward_backward = ForwardBackward(config, model, stream, device)
-    default = min(4, os.cpu_count() or 1) if device.type == "cuda" else 0     # preparing steps
-    steps = stream.steps(run.step, config.workers if config.workers >= 0 else default)
+    steps = stream.steps(run.step, n_workers(config, device))
     micro_tokens = ranks.tokens_at_once(config)   # tokens at once; halved when memory runs out
     # of the last step alone, over all outputs and over the queries'; left on the device
     losses, grad_norm = torch.zeros(2), torch.zeros(())
     progress = Progress(run)
     run.begin()
-    with interruptible() as interrupted:
+    with interruptible() as signal_number:     # of the signal that came, or 0
         while True:
             # ---- log, validate, save: only here the host waits for the device
-            stop, finished = run.agree(interrupted()), run.step == config.max_steps
+            stop = run.agree(signal_number())  # the same on all ranks
+            finished = run.step == config.max_steps
             evaluate = finished or run.due(config.eval_every)
             keep = run.due(config.keep_every)
-            if evaluate or keep or stop or run.due(config.log_every):
+            save = evaluate or keep or stop
+            if save or run.due(config.log_every):
                 run.check_finite(losses.tolist(), float(grad_norm))
                 progress.report(losses.tolist(), float(grad_norm))
                 # saved first: whatever fails in the evaluation, no step is lost
-                if evaluate or stop or keep:
+                if save:
                     run.save("ckpt.pt")
                 if keep:
                     run.save(snapshot_name(run.step), training=False)
@@ -143,8 +143,8 @@ def fit(run, stream, validate=None):
             try:
                 step = next(steps)
             except (RuntimeError, ConnectionError, EOFError) as error:    # a worker died
-                # unless of Ctrl-C as it started: then the top of the loop saves and stops
-                if not interrupted():
+                # Ctrl-C may end a worker as it starts: then the top of the loop saves and stops
+                if not signal_number():
                     run.worker_died(error, losses.tolist(), float(grad_norm))
                 continue
             # again with half as many tokens at once, where memory runs out
@@ -157,7 +157,7 @@ def fit(run, stream, validate=None):
             run.dropped_demos += step.dropped_demos
             run.step += 1
     if stop:
-        run.interrupted(stop)
+        run.exit_after_signal(stop)
     if run.dropped_demos:
         run.log(f"{run.dropped_demos} demonstrations did not fit max_len = {config.max_len}")
 
@@ -272,7 +272,7 @@ def predict_and_score(predictor, tasks, step):
     started, config, log = time.time(), predictor.config, predictor.log
     # predict under all views. The votes are saved at once: whatever happens, this much is kept
     predictions, dropped = predictor.predict(tasks, config.views)
-    attempts = votes_of(predictions)
+    attempts = attempts_by_votes(predictions)
     log.write_json("submission.json", submission(tasks, attempts))
     failed = sum(prediction.grid is None for prediction in predictions) / len(predictions)
     log(f"predictions: {len(predictions)} in {clock(time.time() - started)}, {failed:.1%} of them "
@@ -281,8 +281,8 @@ def predict_and_score(predictor, tasks, step):
 
     predictor.log_unanswered(attempts)
 
-    # vote, or rerank where the config asks for it
-    metrics, attempts = predictor.score_attempts(tasks, predictions)
+    # order by votes, or by likelihood where the config asks for it
+    metrics, attempts = predictor.rank_and_score(tasks, predictions)
     # attempts may be in another order now, so the file is written again
     if config.rerank_views:
         log.write_json("submission.json", submission(tasks, attempts))

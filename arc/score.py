@@ -73,7 +73,7 @@ def by_query(predictions):
     return groups
 
 
-def votes_of(predictions):
+def attempts_by_votes(predictions):
     """Returns the attempts {(task id, test number): grids in the order of `vote`}."""
     return {key: vote(group) for key, group in by_query(predictions).items()}
 

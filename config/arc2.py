@@ -5,4 +5,4 @@
 from config.arc1_best import *
 train = "arc1:training+arc2:training+arc1:evaluation+re_arc/tasks@16+arc_gen.json@16"
 test = "arc2:evaluation"
-oversample = 11.0                              # 25 % of the tokens, as in arc1_best.py, instead of 3
+oversample = 11.0                              # 25 % of the tokens instead of 3

@@ -395,10 +395,11 @@ def trained_pairs(task, config, protected, untrained):
 class FromTasks(IterableDataset):
     """Tasks from files.
 
-    An epoch shows every task once (with a task embedding every pair that fits), cut into documents,
-    each under a random view; `oversample` and `downweight_above` change how often. A step is filled
-    from a window of documents: the oldest while it fits, then the longest that fits. All follows
-    from the seed: a resumed run goes through the order of earlier steps again, without the work.
+    An epoch shows one document of every task; with a task embedding as many as show each of its
+    pairs, as a query or as a demonstration. Each is under a random view; `oversample` and
+    `downweight_above` change how often. A step is filled from a window of documents: the oldest
+    while it fits, then the longest that fits. All follows from the seed: a resumed run goes through
+    the order of earlier steps again, without the work.
     """
     WINDOW = 64                                # documents
 

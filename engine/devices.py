@@ -41,6 +41,13 @@ def pick_device(config):
     return device, why + ("; as asked" if config.device else "")
 
 
+def n_workers(config, device):
+    """Returns how many processes prepare steps: as asked, else 4 at most, and none for a CPU."""
+    if config.workers >= 0:
+        return config.workers
+    return min(4, os.cpu_count() or 1) if device.type == "cuda" else 0
+
+
 def check_memory(model_config, device):
     """UserError where the network, its gradients and optimizer are larger than all the memory."""
     with torch.device("meta"):                 # sizes alone

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from arc.score import grid_key, score, to_prediction, votes_of
+from arc.score import grid_key, score, to_prediction, attempts_by_votes
 from arc.task import Query
 from arc.tokens import COLORS, grid_length
 from arc.views import IDENTITY, SYMMETRIES, fixed_colors, random_colors, view_grid, view_pairs
@@ -141,12 +141,14 @@ class QuerySet:
         """
         prompts, answers = self.documents.lengths(), np.array(self.expected_lengths)
         by_answer = np.log2(answers[which] + 1).round()
+        order = np.lexsort([prompts[which], by_answer])[::-1]
         batches, longest = [], 0
-        for d in which[np.lexsort([prompts[which], by_answer])[::-1]]:
-            longest = max(longest, prompts[d] + answers[d])
+        for d in which[order]:
+            length = prompts[d] + answers[d]
+            longest = max(longest, length)
             if not batches or (len(batches[-1]) + 1) * longest > tokens:
                 batches.append([])
-                longest = prompts[d] + answers[d]
+                longest = length
             batches[-1].append(d)
         return batches
 
@@ -174,7 +176,7 @@ class TokenScores(NamedTuple):
 
 
 class Predictor:
-    """A network and all it takes to ask it: config, rows of the task embedding, device, log."""
+    """A network and what predicting needs: config, rows of the task embedding, device, log."""
 
     def __init__(self, model, config, task_rows, device, log=print):
         self.model, self.config, self.canvas = model, config, model.config.canvas
@@ -281,7 +283,7 @@ class Predictor:
 
         Without one where there is none, or where it would not fit under every view.
         """
-        attempts, proposed = votes_of(predictions), []
+        attempts, proposed = attempts_by_votes(predictions), []
         for query in queries:
             grids = [grid for grid in attempts.get(query.key, [])[:1] if self.fits(grid)]
             proposed.append(query._replace(proposal=grids[0] if grids else None))
@@ -317,8 +319,9 @@ class Predictor:
             self.log(f"  {longer} of {len(tasks)} tasks have more than demos = {n_demos} "
                      f"demonstrations: a view shows {n_demos} of them, others than the next view")
         queries = make_queries(tasks, views, self.config)
-        early = [query for query in queries if query.view < 1 + views // 16]
-        late = [query for query in queries if query.view >= 1 + views // 16]
+        n_early = 1 + views // 16              # enough to agree, few enough to decode alone
+        early = [query for query in queries if query.view < n_early]
+        late = [query for query in queries if query.view >= n_early]
         predictions, dropped = self.predict_queries(early)
         if late:
             more, dropped_late = self.predict_queries(self.propose(late, predictions))
@@ -326,7 +329,7 @@ class Predictor:
         return predictions, dropped
 
     def log_unanswered(self, attempts):
-        """Says how many queries have no attempt, out of {(task id, test): grids}."""
+        """Logs how many queries have no attempt. attempts: {(task id, test): grids}."""
         none = sum(not grids for grids in attempts.values())
         if none:
             self.log(f"  {none} of {len(attempts)} queries have no attempt, so [[0]] is written "
@@ -367,12 +370,13 @@ class Predictor:
                 reranked[key] = [grids[k] for k in order] + attempts[key][TOP_K:]
         return reranked
 
-    def score_attempts(self, tasks, predictions):
-        """Returns (metrics, attempts) of predictions: ordered by votes, or reranked if asked for.
+    def rank_and_score(self, tasks, predictions):
+        """Returns (metrics, attempts): grids ordered by votes, or by likelihood if asked for.
 
         Reranked ones have the metrics of votes beside them, as pass1_by_votes and pass2_by_votes.
+        Where no answer is known only the attempts count.
         """
-        attempts = votes_of(predictions)
+        attempts = attempts_by_votes(predictions)
         metrics = score(tasks, predictions, attempts)
         if not self.config.rerank_views:
             return metrics, attempts

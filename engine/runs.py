@@ -357,7 +357,7 @@ class Run:
         raise UserError(f"step {self.step}: a process that prepares batches died; saved. Go on "
                         "with --resume, and perhaps --workers=0") from None
 
-    def interrupted(self, number):
+    def exit_after_signal(self, number):
         """Ends all ranks after a signal; what they did is saved."""
         self.log(f"interrupted at step {self.step}; saved. Go on with --resume")
         ranks.leave()
@@ -385,7 +385,10 @@ class Run:
 
 
 class Progress:
-    """How fast training is; evaluation and saving do not count as training."""
+    """How fast training is.
+
+    ms and tok/s leave out evaluation and saving; seconds and ETA do not.
+    """
 
     def __init__(self, run):
         self.run, self.first_step, self.earlier = run, run.step, run.seconds

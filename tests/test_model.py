@@ -136,7 +136,7 @@ def test_with_qk_norm_attention_depends_on_directions_alone(monkeypatch):
     attention, seen = model.blocks[0].attention, []
     monkeypatch.setattr(model_file, "attend", lambda q, k, *_: seen.extend([q, k]) or q)
     attention.wq.weight[:attention.hs] = attention.wk.weight    # the first query is the only key
-    attention(torch.randn(5, 32), model_file.AttentionContext(None, None, 5))
+    attention(torch.randn(5, 32), model_file.AttentionContext(None, [5], None, 5))
     q, k = seen                                # (5, 2, 16) and (5, 1, 16)
     score = (q[:, 0] * k[:, 0]).sum(-1) / attention.hs ** 0.5
     torch.testing.assert_close(score, torch.full((5,), 1.5 * attention.hs ** 0.5), rtol=1e-4,

@@ -276,7 +276,7 @@ def test_tasks_to_draft_are_new_and_have_ids_of_their_own(first):
     config, _ = load_config(flags(**{**SMALL, "refine_from": first,
                                      "oned_families": "1d_recolor_cnt"}))
     data = load_data(config)
-    tasks = refine.training_tasks(config, data, first)
+    tasks = refine.tasks_to_draft(config, data, first)
     assert len(tasks) == len({task.id for task in tasks}) == 60
     pairs = {pair_key(*pair) for task in tasks for pair in known_pairs(task)}
     assert not pairs & data.banned
@@ -328,7 +328,7 @@ def test_pairs_that_holdout_keeps_out_are_drafted(tmp_path, monkeypatch, holdout
 
     config, _ = load_config(flags(**knobs))
     data = load_data(config)
-    tasks = refine.training_tasks(config, data, "ckpt.pt")
+    tasks = refine.tasks_to_draft(config, data, "ckpt.pt")
     drawn = {pair_key(*pair) for task in tasks for pair in task.test}
     kept = {pair_key(*pair) for task in tasks for pair in task.train}
     own = [task for task in data.train if task.id not in data.protected]
@@ -357,14 +357,14 @@ def test_early_snapshots_draft_the_pairs_that_were_trained_on(tmp_path, monkeypa
     train.main(flags(**knobs))
     config, _ = load_config(flags(**knobs))
     data = load_data(config)
-    drafted = refine.training_tasks(config, data, "ckpt.pt")
+    drafted = refine.tasks_to_draft(config, data, "ckpt.pt")
     pairs = {pair_key(*pair) for task in drafted for pair in task.test}
     answers = {pair_key(*pair) for task in queried for pair in task.test}
     shown = {pair_key(*pair) for task in queried for pair in task.train}
     assert refine.answers_of(data) == answers and not pairs & answers
     assert pairs == shown | {pair_key(*pair) for task in tasks for pair in known_pairs(task)}
     assert {task.id for task in drafted[:6]} == {task.id for task in queried}    # first
-    few = refine.training_tasks(dataclasses.replace(config, refine_tasks=9), data, "ckpt.pt")
+    few = refine.tasks_to_draft(dataclasses.replace(config, refine_tasks=9), data, "ckpt.pt")
     assert len(few) == 3                       # of four pairs each
 
     metrics = refine.main(flags(**knobs))

@@ -14,7 +14,7 @@ import pytest
 
 import refine
 from arc import report, show
-from arc.score import Prediction, votes_of
+from arc.score import Prediction, attempts_by_votes
 from arc.show import PALETTE
 from arc.task import Task
 from config import Config, UserError
@@ -612,8 +612,8 @@ def test_weights_from_elsewhere_get_no_curves_and_no_training_time(run, tmp_path
 
 
 def test_a_refined_run_shows_what_was_predicted_before(tmp_path):
-    before = votes_of([Prediction("a", 0, 0, grid("321 600"), -1)])
-    after = votes_of([Prediction("a", 0, 0, A.test[0][1], -1)])
+    before = attempts_by_votes([Prediction("a", 0, 0, grid("321 600"), -1)])
+    after = attempts_by_votes([Prediction("a", 0, 0, A.test[0][1], -1)])
     folder = tmp_path / "mine" / "refine"
     folder.mkdir(parents=True)
     metrics = dict(single_before=0.0, single_after=1.0, tasks=1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from arc import score as rescore
-from arc.score import Prediction, score, submission, to_prediction, vote, votes_of
+from arc.score import Prediction, score, submission, to_prediction, vote, attempts_by_votes
 from arc.task import Query
 from arc.tokens import ROW, START, encode_grid
 from arc.views import IDENTITY, SYMMETRIES, random_colors, view_grid
@@ -84,7 +84,7 @@ def test_votes_order_the_grids(rule):
 
 def scored(tasks, predictions):
     """Returns (metrics, attempts) of predictions that vote."""
-    attempts = votes_of(predictions)
+    attempts = attempts_by_votes(predictions)
     return score(tasks, predictions, attempts), attempts
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from schedulefree import ScheduleFreeWrapper
 
 import train
-from arc.score import Prediction, grid_key, votes_of
+from arc.score import Prediction, grid_key, attempts_by_votes
 from arc.tokens import encode_pair
 from arc.views import view_pairs
 from config import Config, UserError, load_config
@@ -969,7 +969,7 @@ def test_reranked_grids_are_in_the_order_of_their_likelihood_under_all_views(see
     c = np.ones((1, 9), int)                                   # lying 11 tokens, standing 19
     predictions = (vote_for(task.id, 0, [a, a, b, None, c]) + vote_for(task.id, 1, [a, a, b, None])
                    + vote_for(other.id, 0, [a]))
-    attempts = votes_of(predictions)
+    attempts = attempts_by_votes(predictions)
     reranked = Predictor(model, config, rows, CPU).rerank([task, other], attempts)
     assert {key: len(grids) for key, grids in reranked.items()} == {
         (task.id, 0): 3, (task.id, 1): 2, (other.id, 0): 1}
@@ -989,7 +989,7 @@ def test_only_the_best_grids_are_reranked(monkeypatch):
     votes = []
     for k, grid in enumerate(grids):
         votes += [grid] * (10 - k)
-    attempts = votes_of(vote_for(task.id, 0, votes))
+    attempts = attempts_by_votes(vote_for(task.id, 0, votes))
     monkeypatch.setattr("engine.predict.TOP_K", 3)
     config = Config(max_len=128, max_answer=30, demos=1, rerank_views=2)
     real = Predictor.judge
