@@ -357,8 +357,7 @@ def generate(model, prompts, max_new_tokens, run_steps=run_steps):
     limits = torch.as_tensor(max_new_tokens, device=device).expand(D)
     longest_answer, longest_prompt = int(limits.max()), int(cu_seqlens.diff().max())
 
-    # a row for each document, a column for each new token; written in place, so that the device
-    # need not wait for the host
+    # a row a document, a column a new token; written in place: the device waits for no host
     answers = torch.full((D, longest_answer), END, device=device)
     logprobs = torch.zeros(D, longest_answer, device=device)
     ended = torch.zeros(D, dtype=torch.bool, device=device)             # came to `end`
