@@ -84,6 +84,7 @@ def main(argv=None):
     write_config(log, config, given, machine, argv, canvas=refiner.canvas, data=run.data)
     if not config.eval_only:
         run.extra["drafts"] = stored or make_drafts(drafters, tasks, config, log)
+        # snapshots draft demonstrations of val and test too: only the test pairs are banned then
         banned = answers_of(data) if config.refine_snapshots else data.banned
         drafts = Drafts(run.extra["drafts"], tasks, banned, drafter)
         queries = known_queries(data.val, config)

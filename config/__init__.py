@@ -114,9 +114,9 @@ class Config:
     # -- the refinement network (refine.py), in out_dir/refine; the rest it takes from above
     refine_from: str = knob("", "checkpoint to go on from; empty: out_dir/ckpt.pt")
     refine_snapshots: str = knob("", "\"300,600\": with demos = 0, snapshots of those steps "
-                                 "(keep_every) draft answers to training pairs")
-    refine_train: str = knob("oned", "tasks to draft for training, which that checkpoint must not "
-                             "know; not read where `holdout` says which")
+                                 "(keep_every) draft answers to pairs that are learned later")
+    refine_train: str = knob("oned", "tasks to draft for training, new to that checkpoint; not "
+                             "read with `holdout`, which says what was kept out")
     refine_tasks: int = knob(4000, "tasks to look for wrong answers in; more is better", 1, 10**6)
     refine_views: int = knob(4, "views drafted of each", 1, 500)
     refine_right: float = knob(0.25, "share of the drafts that are right", 0, 1)

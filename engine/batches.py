@@ -464,10 +464,11 @@ class FromTasks(IterableDataset):
 
     def steps(self, start, workers):
         """Returns the steps from `start` on. Every worker goes through the order of all of them."""
-        plan = copy.copy(self)
-        plan.start, plan.device_pairs = start, copy.copy(self.device_pairs)
-        del plan.device_pairs.tokens, plan.device_pairs.coords   # what is on the device stays
-        return loader(plan, workers)
+        planner = copy.copy(self)
+        planner.start, planner.device_pairs = start, copy.copy(self.device_pairs)
+        # it needs lengths alone: what is on the device is not sent to a process
+        del planner.device_pairs.tokens, planner.device_pairs.coords
+        return loader(planner, workers)
 
     def endless(self, rng):
         while True:
@@ -478,21 +479,25 @@ class FromTasks(IterableDataset):
         worker = get_worker_info()             # its steps: each num_workers-th
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         for step in range(self.config.max_steps):
-            room, chosen = self.config.batch_tokens, []
-            while True:
-                while len(window) < self.WINDOW:
-                    window.append(next(source))
-                fits = [i for i, drawn in enumerate(window) if drawn.length <= room]
-                if not fits:
-                    break
-                oldest_fits = fits[0] == 0
-                i = 0 if oldest_fits else max(fits, key=lambda i: window[i].length)
-                chosen.append(window.pop(i))
-                room -= chosen[-1].length
+            chosen = self.fill_step(window, source)
             if step >= self.start and (step - self.start) % stride == first:
                 plans = [self.plan_document(step, i, drawn) for i, drawn in enumerate(chosen)]
                 dropped = sum(drawn.dropped_demos for drawn in chosen)
                 yield TrainingStep(step, None, build_documents(self.device_pairs, plans), dropped)
+
+    def fill_step(self, window, source):
+        """Returns a step's documents (Drawn), taken from a window that the source refills."""
+        left, chosen = self.config.batch_tokens, []
+        while True:
+            while len(window) < self.WINDOW:
+                window.append(next(source))
+            fits = [i for i, drawn in enumerate(window) if drawn.length <= left]
+            if not fits:
+                return chosen
+            oldest_fits = fits[0] == 0
+            i = 0 if oldest_fits else max(fits, key=lambda i: window[i].length)
+            chosen.append(window.pop(i))
+            left -= chosen[-1].length
 
     def plan_document(self, step, i, drawn):
         """Returns the DocumentPlan of document i of a step, with a random view of the colors."""
