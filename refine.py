@@ -286,7 +286,7 @@ def answers_to(tasks, drafter, path):
     """
     started, config, log = time.time(), drafter.config, drafter.log
     queries = known_queries(tasks, config)
-    exact = drafter.judge([q._replace(proposal=q.answer) for q in queries])["exact"]
+    exact = drafter.judge([q._replace(proposal=q.target) for q in queries])["exact"]
     failed = {query.task.id for query, right in zip(queries, exact) if not right}
     hard = [task for task in tasks if task.id in failed]
     easy = [task for task in tasks if task.id not in failed]
@@ -334,7 +334,7 @@ class Drafts:
         self.queries = [queries[q] for q in self.set.fitting]
         self.lengths = self.set.documents.lengths()
         # refine_right of the chances go to right drafts, the rest to wrong ones
-        right = np.array([same(query.draft, query.answer) for query in self.queries], bool)
+        right = np.array([same(query.draft, query.target) for query in self.queries], bool)
         share = np.where(right, c.refine_right, 1 - c.refine_right)
         share = share / np.where(right, max(1, right.sum()), max(1, (~right).sum()))
         if not share.any():
@@ -356,7 +356,7 @@ class Drafts:
 
     def shows_banned(self, query, colors):
         """Returns whether a document shows a pair of val or test under a color table."""
-        own = query.task.test[query.test][0], query.answer
+        own = query.task.test[query.test][0], query.target
         pairs = [*(query.task.train[k] for k in query.demos), own]
         shown = view_pairs(pairs, query.symmetry, colors)
         return any(pair_key(*pair) in self.banned for pair in shown)
@@ -415,10 +415,10 @@ def compare(queries, drafts, refined):
     grid keeps its draft.
     """
     grids = [draft if p is None or p.grid is None else p.grid for draft, p in zip(drafts, refined)]
-    size = np.array([query.answer.size for query in queries])
+    size = np.array([query.target.size for query in queries])
     wrong, metrics = [], {}
     for name, judged in (("before", drafts), ("after", grids)):
-        cells = np.array([wrong_cells(grid, query.answer) for grid, query in zip(judged, queries)])
+        cells = np.array([wrong_cells(grid, query.target) for grid, query in zip(judged, queries)])
         metrics[f"single_{name}"] = float((cells == 0).mean())
         metrics[f"cells_{name}"] = float(np.where(cells < 0, 0, 1 - cells / size).mean())
         wrong.append(cells)
@@ -436,7 +436,7 @@ def validate(refiner, queries, answered):
                 f"{m['cells_before']:.1%} -> {m['cells_after']:.1%}  fixed {m['fixed']}  broken "
                 f"{m['broken']}  near misses {m['near_misses']}, of them fixed "
                 f"{m['near_misses_fixed']}")
-    scores = refiner.judge([query._replace(draft=grid, proposal=query.answer)
+    scores = refiner.judge([query._replace(draft=grid, proposal=query.target)
                             for query, grid in zip(queries, answered)])
     loss = scores["nll"].sum() / max(1, scores["tokens"].sum())
     return {**m, "exact": m["single_after"], "loss": loss}

@@ -243,7 +243,7 @@ def judge_answers(predictor, queries):
 
     Teacher forcing: the answer is given, and each of its tokens judged before it is read.
     """
-    scores = predictor.judge([query._replace(proposal=query.answer) for query in queries])
+    scores = predictor.judge([query._replace(proposal=query.target) for query in queries])
     unfit = int((scores["tokens"] == 0).sum())
     if unfit:
         c = predictor.config

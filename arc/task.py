@@ -32,8 +32,8 @@ class Query(NamedTuple):
         return self.task.id, self.test
 
     @property
-    def answer(self):
-        """The truth (H, W), or None."""
+    def target(self):
+        """The true output (H, W), or None where it is not known."""
         return self.task.test[self.test][1]
 
 

@@ -55,7 +55,7 @@ def make_queries(tasks, views, config):
 
 def known_queries(tasks, config):
     """Returns the queries of known answers in the plain view."""
-    return [query for query in make_queries(tasks, 1, config) if query.answer is not None]
+    return [query for query in make_queries(tasks, 1, config) if query.target is not None]
 
 
 class QuerySet:

@@ -194,7 +194,7 @@ def test_known_queries_are_plain():
     tasks = [make_task("a", "1 > 1", "2 > 3; 4"), make_task("b", "1 > 1", "5; 6 > 78")]
     queries = known_queries(tasks, Config(symmetries=True))
     assert [query.key for query in queries] == [("a", 0), ("b", 1)]
-    assert [query.answer.tolist() for query in queries] == [[[3]], [[7, 8]]]
+    assert [query.target.tolist() for query in queries] == [[[3]], [[7, 8]]]
     assert all(query.proposal is None for query in queries)
     for query in queries:
         assert query.view == query.symmetry == 0
@@ -260,7 +260,7 @@ def test_prompt_and_allowance_decide_what_fits_never_the_answer(limit, fit, prop
     config = Config(max_len=limit, max_answer=9, demos=2)
     queries = make_queries(tasks, 1, config)
     if proposed:
-        queries = [query._replace(proposal=query.answer) for query in queries]
+        queries = [query._replace(proposal=query.target) for query in queries]
     query_set = QuerySet(queries, config, {}, "cpu")
     assert query_set.fitting == [0, 1, 2]
     assert query_set.dropped_demos == 3 * (2 - fit)
@@ -272,7 +272,7 @@ def test_an_answer_longer_than_the_allowance_has_failed(allowance, fitting):
     task = make_task("t", "1 > 1", "1 > 123456789")            # 11 tokens with `row` and `end`
     config = Config(max_answer=allowance)
     (query,) = known_queries([task], config)
-    query = query._replace(proposal=query.answer)
+    query = query._replace(proposal=query.target)
     assert QuerySet([query], config, {}, "cpu").fitting == fitting
 
 
@@ -295,8 +295,8 @@ def test_a_draft_is_read_before_the_answer_and_is_no_target():
     task = make_task("t", "1 > 2; 3 > 4", "56 > 78")
     config = Config(symmetries=True)
     query, draft = make_queries([task], 4, config)[-1], make_task("", "", "9 > 1 2").test[0][1]
-    query_set = QuerySet([query._replace(proposal=query.answer, draft=draft)], config, {}, "cpu")
-    pairs = [*task.train, (task.test[0][0], draft), (None, query.answer)]
+    query_set = QuerySet([query._replace(proposal=query.target, draft=draft)], config, {}, "cpu")
+    pairs = [*task.train, (task.test[0][0], draft), (None, query.target)]
     parts = [encode_pair(pair) for pair in view_pairs(pairs, query.symmetry, query.colors)]
     tokens, coords, targets = read_one_by_one(parts)
     batch = query_set.batch(np.array([0]))

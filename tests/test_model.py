@@ -291,7 +291,7 @@ def test_a_proposal_never_changes_the_answer(memory, decoded, max_answer):
     assert unanswered < 40 and (unanswered > 0 or max_answer > 13)
     for change in (np.copy, first_half, other_colors):
         decoded.clear()
-        asked = [query._replace(proposal=change(query.answer)) for query in queries]
+        asked = [query._replace(proposal=change(query.target)) for query in queries]
         found = decode(predictor, asked)
         assert len(found) > 40
         if change is np.copy:
@@ -420,10 +420,10 @@ def test_nothing_is_proposed_to_the_first_views_and_something_to_the_others(
 def test_teacher_forced_exact_equals_greedy_exact(memory):
     tasks, predictor = predictor_of(memory)
     queries = known_queries(tasks, predictor.config)
-    proposed = [query._replace(proposal=query.answer) for query in queries]
+    proposed = [query._replace(proposal=query.target) for query in queries]
     exact = predictor.judge(proposed)["exact"].tolist()
     predictions, _ = predictor.predict(tasks, 1)
-    answers = {query.key: query.answer for query in queries}
+    answers = {query.key: query.target for query in queries}
     greedy = [same(p.grid, answers[p.task, p.test]) for p in predictions]
     assert len(greedy) == len(queries) == 16
     assert greedy == exact

@@ -172,7 +172,7 @@ def test_it_learns_to_repair_errors_it_has_never_seen():
     with refine.averaged(model, optimizer):
         unseen = planted(2, 100)
         found = refine.read_drafts(asking, unseen, [query.draft for query in unseen])
-    fixed = [same(prediction.grid, query.answer) for prediction, query in zip(found, unseen)]
+    fixed = [same(prediction.grid, query.target) for prediction, query in zip(found, unseen)]
     assert np.mean(fixed) > 0.5
 
 
@@ -220,7 +220,7 @@ def test_drafts_come_under_every_symmetry():
     assert sorted(query.symmetry for query in drafts.queries) == list(range(8))
     for d, query in enumerate(drafts.queries):
         batch = drafts.set.batch([d])
-        shape = view_pairs([(query.draft, query.answer)], query.symmetry, IDENTITY)[0][1].shape
+        shape = view_pairs([(query.draft, query.target)], query.symmetry, IDENTITY)[0][1].shape
         rows = batch.coords[batch.coords[:, 1] == 7][:, 2]
         assert int(rows.max()) == shape[0]     # `end` stands below the answer's last row
 
@@ -234,7 +234,7 @@ def test_recolored_documents_hold_no_pair_of_val():
     assert len({table.tobytes() for table in tables}) == 5
     drafts.banned = set()
     for table in tables:
-        (pair,) = view_pairs([(task.test[0][0], query.answer)], 0, table)
+        (pair,) = view_pairs([(task.test[0][0], query.target)], 0, table)
         drafts.banned.add(pair_key(*pair))
     for seed in range(5):
         again = drafts.recolor(query, np.random.default_rng(seed))
@@ -419,7 +419,7 @@ def test_a_snapshot_of_another_run_is_refused(tmp_path, monkeypatch):
 
 def test_what_became_of_drafts_is_counted_by_hand():
     tasks = [make_task(f"t{i}", "1 > 1", "1 > 1234567") for i in range(5)]
-    queries = [query for query in make_queries(tasks, 1, Config()) if query.answer is not None]
+    queries = [query for query in make_queries(tasks, 1, Config()) if query.target is not None]
     right, near, far = grid("1234567"), grid("1234560"), grid("0000000")
     drafts = [right, near, far, None, right]
     refined = [grid and Prediction("t", 0, 0, grid[0], -1.0)

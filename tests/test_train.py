@@ -1022,7 +1022,7 @@ def test_reranking_by_likelihood_changes_the_attempts(run, monkeypatch):
 
     def judge(self, queries):
         scores = real(self, queries)
-        right = np.array([np.array_equal(query.proposal, query.answer) for query in queries])
+        right = np.array([np.array_equal(query.proposal, query.target) for query in queries])
         if not right.all():                                    # not the known answers, but attempts
             scores["nll"] = np.where(right, 0.0, 9.0)
         return scores
