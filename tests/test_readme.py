@@ -857,8 +857,9 @@ def test_the_summary_of_levers_is_what_was_measured():
     for arm in ("answer 0.1", "answer 0.3", "all 0.1"):
         said.append([percent(mean([noise[arm][seed][key] for seed in "123"]))
                      for key in ("pass1_single", "pass2")])
-    assert ("a tenth of them: one view {}, pass@2 {}; three tenths: {}, {}; a tenth of the inputs', "
-            "too: {}, {} (").format(*sum(said, [])) in flat(ARC1)
+    expected = ("a tenth of them: one view {}, pass@2 {}; three tenths: {}, {}; a tenth of the "
+                "inputs', too: {}, {} (")
+    assert expected.format(*sum(said, [])) in flat(ARC1)
     ordered = [float(cells[0].split()[0].rstrip(",").removeprefix("+")) for cells in rows.values()]
     assert ordered == sorted(ordered, reverse=True)
 
