@@ -26,12 +26,12 @@ import numpy as np
 import torch
 
 from arc import show
-from arc.leaks import guard, held_out, pair_key
+from arc.leaks import allowed_colors, guard, held_out, pair_key, shows
 from arc.report import NEAR, write_report
 from arc.score import same, submission, attempts_by_votes
 from arc.sources import canvas_lines, check_grid, drawer, fingerprint, load_data, load_tasks
 from arc.task import Query, known_pairs
-from arc.views import IDENTITY, SYMMETRIES, fixed_colors, random_colors, view_pairs
+from arc.views import IDENTITY, SYMMETRIES, fixed_colors
 from engine.batches import Generated, TrainingStep, trained_pairs, training_stream
 from engine.checkpoints import (MAY_CHANGE, as_trained, check_trained_on, differing,
                                 load_checkpoint, rebuild, snapshot_name, task_rows)
@@ -85,7 +85,9 @@ def main(argv=None):
     if not config.eval_only:
         run.extra["drafts"] = stored or make_drafts(drafters, tasks, config, log)
         # snapshots draft demonstrations of val and test too: only the test pairs are banned then
-        banned = answers_of(data) if config.refine_snapshots else data.banned
+        banned = data.banned
+        if config.refine_snapshots:
+            banned = {pair_key(*pair) for pair in data.asked}
         drafts = Drafts(run.extra["drafts"], tasks, banned, drafter)
         queries = known_queries(data.val, config)
         answered = [p.grid for p in drafter.predict_queries(queries)[0]] if queries else []
@@ -235,12 +237,6 @@ def trained_tasks(config, data):
     return tasks
 
 
-def answers_of(data):
-    """Returns the keys of the test pairs of val and test, without their demonstrations."""
-    return {pair_key(*pair) for task in data.val + data.test for pair in task.test
-            if pair[1] is not None}
-
-
 def drafting_networks(drafter, base):
     """Returns {path: Predictor}: of the base network, or of early snapshots of its run."""
     config, found = drafter.config, {}
@@ -328,7 +324,7 @@ class Drafts:
             shown = tuple(range(len(tasks[n].train)))[:c.demos]
             for symmetry in range(SYMMETRIES if c.symmetries else 1):
                 query = Query(tasks[n], i, 0, symmetry, IDENTITY, shown, answer, grid)
-                if not self.shows_banned(query, IDENTITY):
+                if not shows(banned, shown_pairs(query), symmetry, IDENTITY):
                     queries.append(query)
         self.set = drafter.query_set(queries)
         self.queries = [queries[q] for q in self.set.fitting]
@@ -354,21 +350,18 @@ class Drafts:
         documents = self.set.documents.take(drawn)._replace(colors=colors)
         return TrainingStep(step, self.set.pairs, documents)
 
-    def shows_banned(self, query, colors):
-        """Returns whether a document shows a pair of val or test under a color table."""
-        own = query.task.test[query.test][0], query.target
-        pairs = [*(query.task.train[k] for k in query.demos), own]
-        shown = view_pairs(pairs, query.symmetry, colors)
-        return any(pair_key(*pair) in self.banned for pair in shown)
-
     def recolor(self, query, rng):
         """Returns a color table under which the document shows no pair of val or test."""
         fixed = fixed_colors(query.task, self.config.demos > 0)
-        for _ in range(8 if self.config.colors else 0):
-            colors = random_colors(rng, fixed)
-            if not self.shows_banned(query, colors):
-                return colors
-        return IDENTITY
+        if not self.config.colors:
+            return IDENTITY
+        return allowed_colors(rng, fixed, self.banned, shown_pairs(query), query.symmetry)
+
+
+def shown_pairs(query):
+    """Returns the pairs that a document with a draft shows: demonstrations, input and target."""
+    demos = [query.task.train[k] for k in query.demos]
+    return [*demos, (query.task.test[query.test][0], query.target)]
 
 
 class Alternating:

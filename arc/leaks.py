@@ -3,7 +3,7 @@ import hashlib
 
 import numpy as np
 
-from arc.views import SYMMETRIES, transform
+from arc.views import IDENTITY, SYMMETRIES, random_colors, transform, view_pairs
 from config import UserError
 
 TWINS = {
@@ -42,6 +42,37 @@ def form_key(grid, answer):
     return digest(min(forms)).digest()
 
 
+def rough_form(grid, answer):
+    """Returns less than `form_key` tells, sooner: the sides, and how often the colors come."""
+    counts = np.bincount(np.concatenate([grid.ravel(), answer.ravel()]))
+    return (*sorted(grid.shape), *sorted(answer.shape), *sorted(counts[counts > 0].tolist()))
+
+
+def of_same_form(pairs, others):
+    """Returns the numbers of the pairs that a view can turn into one of the others."""
+    rough = {rough_form(*pair) for pair in others}
+    forms = {form_key(*pair) for pair in others}
+    return [number for number, pair in enumerate(pairs)
+            if rough_form(*pair) in rough and form_key(*pair) in forms]
+
+
+def shows(banned, pairs, symmetry, colors):
+    """Returns whether a view of the pairs holds one whose key is banned."""
+    return any(pair_key(*pair) in banned for pair in view_pairs(pairs, symmetry, colors))
+
+
+def allowed_colors(rng, fixed, banned, pairs, symmetry):
+    """Returns a random color table under which the pairs show no banned one.
+
+    After 8 tries the table that changes nothing.
+    """
+    for _ in range(8):
+        colors = random_colors(rng, fixed)
+        if not shows(banned, pairs, symmetry, colors):
+            return colors
+    return IDENTITY
+
+
 def task_key(task):
     """Returns a hash of a task's demonstrations. A task is recognised by its id and this."""
     keys = sorted(pair_key(grid, answer) for grid, answer in task.train)
@@ -59,6 +90,7 @@ def guard(train, protected):
     open_inputs = {pair_key(a, None) for task in protected for a, b in task.test if b is None}
     kept = {}                                  # id -> task
     owner = {}                                 # key of a pair -> id of the task that has it
+    home = {}                                  # id -> id of the task that its pairs went to
     dropped, merged = [], 0
     for task in train:
         pairs = {pair_key(a, b): (a, b) for a, b in task.train + task.test if b is not None}
@@ -67,7 +99,7 @@ def guard(train, protected):
                 or open_inputs & inputs):
             dropped.append(task.id)
             continue
-        twin = task.id if task.id in kept else next((owner[k] for k in pairs if k in owner), None)
+        twin = home.get(task.id) or next((owner[k] for k in pairs if k in owner), None)
         if twin is None:
             kept[task.id] = task
         else:
@@ -76,8 +108,10 @@ def guard(train, protected):
             new = [pair for key, pair in pairs.items() if key not in have]
             kept[twin] = first._replace(train=first.train + new)
             merged += 1
-        owner.update(dict.fromkeys(pairs, twin or task.id))
-    late = kept.keys() & dropped               # other pairs under an id whose rule is protected
+        home[task.id] = twin or task.id
+        owner.update(dict.fromkeys(pairs, home[task.id]))
+    # other pairs under an id whose rule is protected
+    late = {home[name] for name in dropped if name in home}
     usable = [task for name, task in kept.items() if name not in late]
     return usable, dropped + sorted(late), merged
 
@@ -90,6 +124,6 @@ def held_out(pair, holdout):
     if not holdout:
         return False
     i, _, k = holdout.partition("/")
-    if not (i.isdigit() and k.isdigit() and int(i) < int(k)):
+    if not (i.isdecimal() and k.isdecimal() and int(i) < int(k)):
         raise UserError(f"holdout = {holdout!r}: expected i/k with i < k, such as 0/2")
     return int.from_bytes(form_key(*pair), "big") % int(k) == int(i)

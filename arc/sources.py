@@ -364,6 +364,7 @@ class Data(NamedTuple):
     families: list                             # of the generator
     protected: frozenset                       # ids of val and test tasks
     banned: frozenset                          # keys of their pairs
+    asked: list                                # their test pairs, where the output is known
     untrained: frozenset                       # demonstrations that are left out of training
     dropped: list                              # ids that the leak guard dropped
     lines: list                                # what the log says of all this
@@ -415,8 +416,9 @@ def load_data(config):
             lines.append(f"{name:6s} {len(tasks)} tasks, {len(known)} queries, {sum(known)} with "
                          "known answers")
     banned = frozenset(pair_key(*pair) for task in protected for pair in known_pairs(task))
+    asked = [pair for task in protected for pair in task.test if pair[1] is not None]
     return Data(train, val, test, generated, families, frozenset(task.id for task in protected),
-                banned, untrained, dropped, lines)
+                banned, asked, untrained, dropped, lines)
 
 
 def asked_elsewhere(tasks):

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from arc import oned
-from arc.leaks import held_out, pair_key
+from arc.leaks import allowed_colors, held_out, of_same_form, pair_key
 from arc.task import known_pairs
 from arc.tokens import encode_pair, grid_length, trace
 from arc.views import IDENTITY, SYMMETRIES, fixed_colors, random_colors, transform, view_pairs
@@ -345,7 +345,7 @@ def training_stream(config, data, task_rows, device):
     """Returns the stream of a run: `steps(start, workers)` gives its TrainingSteps."""
     if data.generated:
         return Generated(config, data.families, data.banned)
-    return FromTasks(data.train, config, task_rows, device, data.protected, data.untrained)
+    return FromTasks(data, config, task_rows, device)
 
 
 # steps that wait for the device: to order an epoch of ARC takes as long as about 10 (two H100)
@@ -403,14 +403,14 @@ class FromTasks(IterableDataset):
     """
     WINDOW = 64                                # documents
 
-    def __init__(self, tasks, config, task_rows, device, protected=frozenset(),
-                 untrained=frozenset()):
-        """protected: ids of val's and test's tasks, which are oversampled. See `trained_pairs`."""
+    def __init__(self, data, config, task_rows, device):
+        """data: see arc/sources.py."""
+        tasks = data.train
         self.config, self.task_rows, self.tasks, self.start = config, task_rows, tasks, 0
-        self.times = [config.oversample if task.id in protected else 1.0 for task in tasks]
+        self.times = [config.oversample if task.id in data.protected else 1.0 for task in tasks]
         pairs, self.numbers = [], []
         for task in tasks:
-            own = trained_pairs(task, config, protected, untrained)
+            own = trained_pairs(task, config, data.protected, data.untrained)
             self.numbers.append(list(range(len(pairs), len(pairs) + len(own))))
             pairs += own
         if not pairs:
@@ -418,6 +418,9 @@ class FromTasks(IterableDataset):
             raise UserError(f"no training pair is left{reason}")
         self.device_pairs = Pairs(pairs, SYMMETRIES if config.symmetries else 1).to(device)
         self.check_lengths()
+        # pairs that a view may turn into a test pair of val or test, and the keys of these
+        self.risky = {p: pairs[p] for p in of_same_form(pairs, data.asked)}
+        self.banned = {pair_key(*pair) for pair in data.asked}
         # colors that stay: without demonstrations in the document, and with
         self.fixed = [(fixed_colors(task, False), fixed_colors(task, True)) for task in tasks]
 
@@ -500,11 +503,17 @@ class FromTasks(IterableDataset):
             left -= chosen[-1].length
 
     def plan_document(self, step, i, drawn):
-        """Returns the DocumentPlan of document i of a step, with a random view of the colors."""
+        """Returns the DocumentPlan of document i of a step, in random colors.
+
+        They make no pair the same as a test pair of val or test.
+        """
         rng = np.random.default_rng([self.config.seed, step, i])
         with_demos = len(drawn.pairs) > 1
         fixed = self.fixed[drawn.task][with_demos]
-        colors = random_colors(rng, fixed) if self.config.colors else IDENTITY
+        colors = IDENTITY
+        if self.config.colors:
+            risky = [self.risky[p] for p in drawn.pairs if p in self.risky]
+            colors = allowed_colors(rng, fixed, self.banned, risky, drawn.symmetry)
         task_row = self.task_rows.get(self.tasks[drawn.task].id, 0)
         if with_demos and rng.random() < 0.1:
             task_row = 0                       # row 0 learns to stand for a task never seen

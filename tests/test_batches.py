@@ -8,6 +8,7 @@ import torch
 
 from arc import oned
 from arc.leaks import held_out, pair_key
+from arc.sources import Data
 from arc.task import known_pairs
 from arc.tokens import OUT, START, advance, decode_grid, encode_pair
 from arc.views import IDENTITY, SYMMETRIES, random_colors, view_pairs
@@ -27,6 +28,12 @@ def without_answers(task):
 def rows_of(tasks):
     """Returns a row of the task embedding for each task: 1, 2, ..."""
     return {task.id: row for row, task in enumerate(tasks, 1)}
+
+
+def stream_of(tasks, config, rows, protected=frozenset(), asked=()):
+    """Returns the FromTasks of tasks that went through no leak guard."""
+    data = Data(tasks, [], [], False, [], protected, frozenset(), asked, frozenset(), [], [])
+    return FromTasks(data, config, rows, "cpu")
 
 
 def pairs_in(documents):
@@ -209,7 +216,7 @@ def test_colors_that_only_outputs_show_stay_when_nothing_tells_them():
     assert len(colors) == 8
     assert (colors[:, [3, 4]] == [3, 4]).all()
     assert (colors[:, 6] != 6).any()
-    stream = FromTasks([task], config, {"t": 1}, "cpu").steps(0, 0)
+    stream = stream_of([task], config, {"t": 1}).steps(0, 0)
     steps = itertools.islice(stream, 3)
     colors = np.concatenate([step.documents.colors for step in steps])
     assert (colors[:, [0, 3, 4]] == [0, 3, 4]).all()
@@ -223,7 +230,7 @@ def test_colors_that_only_outputs_show_stay_where_no_demonstration_tells():
         tasks.append(make_task(f"t{i}", "12 > 15; 21 > 55; 22 > 51", "11 > 15"))
     config = Config(demos=3, task_embed=True, max_len=256, batch_tokens=1024, max_steps=5)
     moved = {"alone": 0, "with demonstrations": 0}
-    for step in FromTasks(tasks, config, rows_of(tasks), "cpu").steps(0, 0):
+    for step in stream_of(tasks, config, rows_of(tasks)).steps(0, 0):
         changed = step.documents.colors[:, 5] != 5
         alone = pairs_in(step.documents) == 1
         moved["alone"] += changed[alone].sum()
@@ -343,7 +350,7 @@ def test_an_epoch_shows_everything_once_and_steps_are_full(demos, embed):
     tasks = flip_tasks(40, most=6)
     config = Config(demos=demos, task_embed=embed, max_len=256, batch_tokens=1024, max_steps=12,
                     symmetries=True)
-    stream = FromTasks(tasks, config, rows_of(tasks), "cpu")
+    stream = stream_of(tasks, config, rows_of(tasks))
     for seed in range(3):
         shown, sizes = Counter(), set()
         for length, order, _, task, _ in stream.epoch(np.random.default_rng(seed)):
@@ -367,7 +374,7 @@ def test_what_is_asked_comes_more_often_and_what_is_long_less():
     protected = {task.id for task in tasks[:10]}
     plain = Config(demos=0, task_embed=True, max_len=256)
     config = Config(demos=0, task_embed=True, max_len=256, oversample=2.5, downweight_above=20)
-    stream = FromTasks(tasks, config, {}, "cpu", protected)
+    stream = stream_of(tasks, config, {}, protected)
     counted = Counter()
     for seed in range(epochs):
         for length, _, _, task, _ in stream.epoch(np.random.default_rng(seed)):
@@ -383,7 +390,7 @@ def test_what_is_asked_comes_more_often_and_what_is_long_less():
         assert number > 100
         assert counted[group] == pytest.approx(number, rel=0.15)
 
-    every_pair = FromTasks(tasks, plain, {}, "cpu", protected)
+    every_pair = stream_of(tasks, plain, {}, protected)
     once = list(every_pair.epoch(np.random.default_rng(0)))
     assert len(once) == len(every_pair.device_pairs.start)
 
@@ -394,12 +401,38 @@ def count_kept(tasks, holdout):
 
 def test_pairs_held_out_are_not_trained_on_but_those_that_are_asked():
     tasks, config = flip_tasks(50), Config(holdout="1/3", demos=0, task_embed=True)
-    stream = FromTasks(tasks, config, {}, "cpu")
+    stream = stream_of(tasks, config, {})
     assert len(stream.device_pairs.start) == count_kept(tasks, "1/3")
     # of val and test all is shown
-    stream = FromTasks(tasks, config, {}, "cpu", {tasks[0].id})
+    stream = stream_of(tasks, config, {}, {tasks[0].id})
     expected = len(known_pairs(tasks[0])) + count_kept(tasks[1:], "1/3")
     assert len(stream.device_pairs.start) == expected
+
+
+def count_shown(batch, banned):
+    """Returns how many pairs of a batch have a key that is banned, as the network sees them."""
+    found, tokens = 0, batch.tokens.numpy()
+    for pair in np.split(tokens, np.flatnonzero(tokens == START)[1:]):
+        a, b = np.split(pair[1:-1], np.flatnonzero(pair[1:-1] == OUT))
+        found += pair_key(decode_grid(a), decode_grid(b[1:])) in banned
+    return found
+
+
+@pytest.mark.parametrize("symmetries", [False, True])
+def test_no_recolored_pair_is_a_test_pair_of_val_or_test(symmetries):
+    """A demonstration may become one, cell for cell, when it is turned and recolored."""
+    task = make_task("a", "10 > 01; 500 > 005", "20 > 02")
+    learned = [task._replace(test=[]), make_task("b", "70 > 07", "030 > 300")]
+    config = Config(demos=0, task_embed=True, max_len=64, max_answer=30, batch_tokens=256,
+                    max_steps=100, symmetries=symmetries)
+
+    def times_shown(asked):
+        stream = stream_of(learned, config, rows_of(learned), asked=asked)
+        banned = {pair_key(*pair) for pair in task.test}
+        return sum(count_shown(gather(stream.device_pairs, step.documents), banned)
+                   for step in stream.steps(0, 0))
+    assert times_shown([]) > 20
+    assert times_shown(task.test) == 0
 
 
 def same_arrays(a, b):
@@ -410,7 +443,7 @@ def same_arrays(a, b):
 
 def from_files():
     config = Config(max_len=64, max_answer=30, batch_tokens=256, max_steps=9, symmetries=True)
-    return FromTasks(flip_tasks(10), config, {}, "cpu")
+    return stream_of(flip_tasks(10), config, {})
 
 
 def from_generator():
@@ -463,14 +496,8 @@ def test_generated_steps_hold_no_pair_of_val_or_test_as_the_network_sees_them():
     banned = {pair_key(*pair) for task in held for pair in known_pairs(task)}
 
     def count_banned(stream):
-        found = 0
-        for step in range(20):
-            _, pairs, documents, _ = stream[step]
-            tokens = gather(pairs, documents).tokens.numpy()
-            for pair in np.split(tokens, np.flatnonzero(tokens == START)[1:]):
-                a, b = np.split(pair[1:-1], np.flatnonzero(pair[1:-1] == OUT))
-                found += pair_key(decode_grid(a), decode_grid(b[1:])) in banned
-        return found
+        steps = [stream[number] for number in range(20)]
+        return sum(count_shown(gather(step.pairs, step.documents), banned) for step in steps)
     assert count_banned(Generated(config, ["1d_move_1p"], set())) > 50
     assert count_banned(Generated(config, ["1d_move_1p"], banned)) == 0
 

@@ -361,7 +361,7 @@ def test_early_snapshots_draft_the_pairs_that_were_trained_on(tmp_path, monkeypa
     pairs = {pair_key(*pair) for task in drafted for pair in task.test}
     answers = {pair_key(*pair) for task in queried for pair in task.test}
     shown = {pair_key(*pair) for task in queried for pair in task.train}
-    assert refine.answers_of(data) == answers and not pairs & answers
+    assert {pair_key(*pair) for pair in data.asked} == answers and not pairs & answers
     assert pairs == shown | {pair_key(*pair) for task in tasks for pair in known_pairs(task)}
     assert {task.id for task in drafted[:6]} == {task.id for task in queried}    # first
     few = refine.tasks_to_draft(dataclasses.replace(config, refine_tasks=9), data, "ckpt.pt")

@@ -552,7 +552,7 @@ def test_the_hash_of_the_tasks_knows_what_each_is_for():
     moved = a._replace(train=a.train[:-1], test=[a.train[-1], *a.test])
 
     def data(train, val, test):
-        return Data(train, val, test, False, [], frozenset(), frozenset(), frozenset(), [], [])
+        return Data(train, val, test, False, [], frozenset(), frozenset(), [], frozenset(), [], [])
     hashes = {fingerprint(data(*lists)) for lists in (
         ([a], [b], []), ([a], [], [b]), ([], [a], [b]), ([moved], [b], []))}
     assert len(hashes) == 4
