@@ -84,11 +84,7 @@ def main(argv=None):
     write_config(log, config, given, machine, argv, canvas=refiner.canvas, data=run.data)
     if not config.eval_only:
         run.extra["drafts"] = stored or make_drafts(drafters, tasks, config, log)
-        # snapshots draft demonstrations of val and test too: only the test pairs are banned then
-        banned = data.banned
-        if config.refine_snapshots:
-            banned = {pair_key(*pair) for pair in data.asked}
-        drafts = Drafts(run.extra["drafts"], tasks, banned, drafter)
+        drafts = Drafts(run.extra["drafts"], tasks, banned_keys(config, data), drafter)
         queries = known_queries(data.val, config)
         answered = [p.grid for p in drafter.predict_queries(queries)[0]] if queries else []
         stream = Alternating(training_stream(config, data, rows, device), drafts)
@@ -235,6 +231,16 @@ def trained_tasks(config, data):
             tasks.append(task._replace(train=pairs, test=pairs))
             count += len(pairs)
     return tasks
+
+
+def banned_keys(config, data):
+    """Returns the keys of the pairs that no document with a draft may show: those of val and test.
+
+    Snapshots draft demonstrations of val and test, too: then only of their test pairs.
+    """
+    if config.refine_snapshots:
+        return {pair_key(*pair) for pair in data.asked}
+    return data.banned
 
 
 def drafting_networks(drafter, base):
