@@ -474,11 +474,10 @@ def predict_and_score(drafter, refiner, tasks, step):
     answered = {(p.task, p.test): p.grid for p in base_predictions if p.view == 0}
     drafts = [answered[query.key] for query in queries]
     refined = read_drafts(refiner, queries, drafts)
-    pictures = 0
-    for query, draft, p in zip(queries, drafts, refined):
-        if pictures < 3 and p is not None and p.grid is not None and not same(p.grid, draft):
-            log(show.picture(query.task, query.test, p.grid, "refined"))
-            pictures += 1
+    changed = [(query, p.grid) for query, draft, p in zip(queries, drafts, refined)
+               if p is not None and p.grid is not None and not same(p.grid, draft)]
+    for query, grid in changed[:3]:
+        log(show.picture(query.task, query.test, grid, "refined"))
     metrics = compare(queries, drafts, refined)
     parts = dict(before=base_scores, without_draft=without, after=scores)
     for name, part in parts.items():

@@ -143,8 +143,8 @@ def fit(run, stream, validate=None):
             try:
                 step = next(steps)
             except (RuntimeError, ConnectionError, EOFError) as error:    # a worker died
-                # Ctrl-C may end a worker as it starts: then the top of the loop saves and stops
-                if not signal_number():
+                # Ctrl-C may end a worker: then, on one rank, the top of the loop saves and stops
+                if ranks.world() > 1 or not signal_number():
                     run.worker_died(error, losses.tolist(), float(grad_norm))
                 continue
             # again with half as many tokens at once, where memory runs out

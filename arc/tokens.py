@@ -82,15 +82,11 @@ def encode_pair(pair):
 
 def decode_grid(tokens):
     """Returns the grid (H, W) uint8 of an answer without its `end`; None if it is no rectangle."""
-    ends = np.flatnonzero(tokens == ROW)
-    if len(ends) == 0 or ends[-1] != len(tokens) - 1:
+    width = np.append(tokens, ROW).tolist().index(ROW)         # of the first row
+    if width == 0 or len(tokens) == 0 or len(tokens) % (width + 1):
         return None
-    if tokens.max() > ROW or (tokens == START).any():
+    grid = tokens.reshape(-1, width + 1)[:, :-1].astype(np.uint8)
+    if grid.max() >= COLORS or not np.array_equal(encode_grid(grid), tokens):
         return None
-    width = ends[0]
-    if width == 0 or len(tokens) != grid_length(len(ends), width):
-        return None
-    if (ends % (width + 1) != width).any():
-        return None
-    return tokens.reshape(len(ends), width + 1)[:, :-1].astype(np.uint8)
+    return grid
 

@@ -57,7 +57,7 @@ class Config:
     symmetries: bool = knob(False, "train and vote under the 8 symmetries of the square")
     colors: bool = knob(True, "train and vote under permutations of the colors 1 to 9")
     max_len: int = knob(1024, "tokens of a document; demonstrations that do not fit are dropped", 8,
-                        2**20)
+                        2**15)                 # coordinates are int16
     max_answer: int = knob(128, "tokens kept free for an answer; a longer one has failed", 2,
                            2**20)
     canvas: int = knob(0, "side of the square of positions, a power of two; 0: what fits", 0, 4096)

@@ -452,9 +452,8 @@ class FromTasks(IterableDataset):
         for t, numbers in enumerate(self.numbers):
             for _ in range(random_round(self.times[t], rng) if numbers else 0):
                 for order in self.split(numbers, rng):
-                    if limit:
-                        keep = min(1, limit / mean_length[order].sum())
-                    if not limit or random_round(keep, rng):
+                    keep = min(1, limit / mean_length[order].sum()) if limit else 1
+                    if random_round(keep, rng):
                         parts.append((t, order))
         for u in rng.permutation(len(parts)):
             t, order = parts[u]

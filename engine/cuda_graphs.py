@@ -48,7 +48,7 @@ class GraphedStep:
     """
 
     def __init__(self, work, parameters):
-        self.work, self.parameters = work, list(parameters)
+        self.work, self.parameters = work, [p for p in parameters if p.requires_grad]
         self.graphs = {}                       # shapes -> (graph, inputs, output, gradients)
 
     def record(self, inputs):

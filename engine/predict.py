@@ -67,7 +67,6 @@ class QuerySet:
     """
 
     def __init__(self, queries, config, task_rows, device, canvas=math.inf):
-        self.queries = queries
         self.fitting = []                      # numbers of the queries that have a document
         self.dropped_demos = 0                 # demonstrations that did not fit
         self.expected_lengths = []             # about how many tokens will be decoded, (D,)
@@ -242,20 +241,18 @@ class Predictor:
         """
         scores = self.teacher_force(query_set)
         D = len(query_set.fitting)
-        proposed = np.bincount(scores.document, minlength=D)
-        start = np.cumsum(proposed) - proposed
-        agreed = proposed.copy()               # tokens of each proposal that stay
-        wrong = np.flatnonzero(~scores.correct)
-        document, first_wrong = np.unique(scores.document[wrong], return_index=True)
-        agreed[document] = wrong[first_wrong] - start[document]
-        done = (agreed == proposed) & (proposed > 0)
+        bounds = np.searchsorted(scores.document, range(D + 1))
+        agreed = np.zeros(D, int)              # tokens of each proposal that stay
         answers, prefixes = [None] * D, []
-        for d in range(D):
-            kept = slice(start[d], start[d] + agreed[d])
+        for d, (begin, end) in enumerate(zip(bounds, bounds[1:])):
+            wrong = np.flatnonzero(~scores.correct[begin:end])
+            agreed[d] = wrong[0] if len(wrong) else end - begin
+            kept = slice(begin, begin + agreed[d])
             prefixes.append((scores.token[kept], scores.logprob[kept]))
-            if done[d]:
+            if end > begin and not len(wrong):
                 answers[d] = Answer(scores.token[kept][:-1], scores.logprob[kept])
-        self.decode_rest(query_set.truncate(agreed), answers, prefixes, np.flatnonzero(~done))
+        rest = np.flatnonzero([answer is None for answer in answers])
+        self.decode_rest(query_set.truncate(agreed), answers, prefixes, rest)
         return answers
 
     def decode_rest(self, query_set, answers, prefixes, which):

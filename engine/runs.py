@@ -354,8 +354,9 @@ class Run:
             raise error
         self.check_finite(losses, grad_norm)
         self.save("ckpt.pt")
-        raise UserError(f"step {self.step}: a process that prepares batches died; saved. Go on "
-                        "with --resume, and perhaps --workers=0") from None
+        raise UserError(f"step {self.step}: a process that prepares batches died"
+                        f"{'; saved' if self.log.writes else ''}. Go on with --resume, and perhaps "
+                        "--workers=0") from None
 
     def exit_after_signal(self, number):
         """Ends all ranks after a signal; what they did is saved."""

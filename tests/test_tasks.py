@@ -709,6 +709,16 @@ def test_other_pairs_under_the_id_of_a_leak_go_too(order):
     assert merged == 0
 
 
+def test_other_pairs_of_a_leaks_id_go_with_the_task_that_they_were_merged_into():
+    first = make_task("first", "8 > 9; 88 > 99", "888 > 999")
+    again = make_task("abc", "8 > 9; 5 > 6", "")
+    leak = SECRET._replace(id="abc")
+    kept, dropped, merged = guard([first, again, leak, INNOCENT["another output, a pair turned "
+                                                               "round"]], [SECRET])
+    assert ids_of(kept) == ["x"]
+    assert dropped == ["abc", "first"] and merged == 1
+
+
 INNOCENT = {
     "another task": OTHER,
     "another output, a pair turned round": make_task("x", "567 > 1; 22 > 11", "21 > 12"),
