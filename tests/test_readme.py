@@ -864,6 +864,15 @@ def test_the_summary_of_levers_is_what_was_measured():
     assert ordered == sorted(ordered, reverse=True)
 
 
+def test_rules_in_the_weights_after_the_correction_are_what_was_measured():
+    corrected = stored("in_weights_corrected.json")["runs"]
+    before = stored("arc1/mined.json")["base"]
+    said = [percent(mean([runs[seed][key] for seed in "123"]))
+            for runs in (corrected, before) for key in ("pass1_single", "pass2")]
+    expected = "have {} % in one view and {} % pass@2, before {} and {} (".format(*said)
+    assert expected in flat(NOTEBOOK)
+
+
 def test_tinyllamas_recipe_is_what_was_measured():
     found = stored("arc1/tinyllama.json")
     runs = found["runs"]
