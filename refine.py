@@ -28,7 +28,7 @@ import torch
 from arc import show
 from arc.leaks import allowed_colors, guard, held_out, pair_key, shows
 from arc.report import NEAR, write_report
-from arc.score import same, submission, attempts_by_votes
+from arc.score import attempts_by_votes, same, submission
 from arc.sources import canvas_lines, check_grid, drawer, fingerprint, load_data, load_tasks
 from arc.task import Query, known_pairs
 from arc.views import IDENTITY, SYMMETRIES, fixed_colors

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from arc import oned, show
 from arc.leaks import task_key
 from arc.report import write_report
-from arc.score import submission, attempts_by_votes
+from arc.score import attempts_by_votes, submission
 from arc.sources import canvas_for, canvas_lines, check_canvas, fingerprint, load_data
 from engine import ranks
 from engine.batches import IGNORE, Batch, gather, pack, send, training_stream

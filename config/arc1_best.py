@@ -4,7 +4,7 @@
 # Hardware: one H100, about 26 minutes in all. Score: not measured yet.
 from config.arc1_rearc import *
 train = "arc1:training+arc2:training+arc2:evaluation+re_arc/tasks@16+arc_gen.json@16"
-oversample = 4.0                               # 27 % of the tokens instead of 10 %
+oversample = 4.0                               # 27 % of the tokens instead of 8
 qk_norm = True
 dropout = 0.2
 max_steps = 88000

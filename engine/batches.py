@@ -504,7 +504,7 @@ class FromTasks(IterableDataset):
     def plan_document(self, step, i, drawn):
         """Returns the DocumentPlan of document i of a step, in random colors.
 
-        They make no pair the same as a test pair of val or test.
+        They make no pair the same as a test pair of val or test, if 8 tries find such colors.
         """
         rng = np.random.default_rng([self.config.seed, step, i])
         with_demos = len(drawn.pairs) > 1

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from arc.score import grid_key, score, to_prediction, attempts_by_votes
+from arc.score import attempts_by_votes, grid_key, score, to_prediction
 from arc.task import Query
 from arc.tokens import COLORS, grid_length
 from arc.views import IDENTITY, SYMMETRIES, fixed_colors, random_colors, view_grid, view_pairs

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from arc import score as rescore
-from arc.score import Prediction, score, submission, to_prediction, vote, attempts_by_votes
+from arc.score import Prediction, attempts_by_votes, score, submission, to_prediction, vote
 from arc.task import Query
 from arc.tokens import ROW, START, encode_grid
 from arc.views import IDENTITY, SYMMETRIES, random_colors, view_grid

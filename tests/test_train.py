@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from schedulefree import ScheduleFreeWrapper
 
 import train
-from arc.score import Prediction, grid_key, attempts_by_votes
+from arc.score import Prediction, attempts_by_votes, grid_key
 from arc.tokens import encode_pair
 from arc.views import view_pairs
 from config import Config, UserError, load_config
