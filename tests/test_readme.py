@@ -646,6 +646,8 @@ def test_reading_input_grids_both_ways_is_what_was_measured():
 # ARC-1
 
 SCORED = {                                     # record: labels of its row, and of its details
+    "best_seed1": ("rope3d, `arc1_best.py`, seed 1", "`arc1_best.py`, seed 1, 80 views"),
+    "best_seed2": ("rope3d, `arc1_best.py`, seed 2", "`arc1_best.py`, seed 2, 80 views"),
     "rearc_75000": ("rope3d, `arc1_rearc.py`", "`arc1_rearc.py`, 80 views"),
     "rearc_two_gpus": ("the same on two GPUs, seed 2", "the same on two GPUs, seed 2, 80 views"),
     "rearc_40000": ("the same, 40,000 steps", "the same, 40,000 steps, 80 views"),
