@@ -505,7 +505,7 @@ def load_base(config, given):
                                       "checkpoint by --refine_from=")
     if config.eval_only:
         config = as_trained(config, given, base)
-    may_change = MAY_CHANGE | {"dtype", "eval_every"}
+    may_change = MAY_CHANGE | {"dtype"}
     may_change |= {name for name in vars(config) if name.startswith("refine_")}
     if config.eval_only:                       # else the base network may have trained on them
         may_change.add("test")

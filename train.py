@@ -122,7 +122,7 @@ def fit(run, stream, validate=None):
             evaluate = finished or run.due(config.eval_every)
             keep = run.due(config.keep_every)
             save = evaluate or keep or stop
-            if save or run.due(config.log_every):
+            if save or run.due(config.log_every) or progress.due():
                 run.check_finite(losses.tolist(), float(grad_norm))
                 progress.report(losses.tolist(), float(grad_norm))
                 # saved first: whatever fails in the evaluation, no step is lost
@@ -363,7 +363,8 @@ def solve(config, given, device, machine, argv):
     canvas = choose_canvas(config, data, checkpoint)
     # the config must describe the network that was trained
     wanted = model_config(config, canvas, checkpoint["model_config"]["n_tasks"])
-    check_same_network(checkpoint, wanted, path)
+    check_same_network(checkpoint, wanted, path, "; without a config file all but --out_dir and "
+                       "--tasks is as it was trained")
     if config.symmetries and not checkpoint["config"]["symmetries"]:
         raise UserError(f"{path}: the network never saw a task turned: set --symmetries=False")
     # where rules live in the weights, tasks that were not trained on are refused

@@ -14,8 +14,8 @@ from model import GPT, ModelConfig
 CALL = ("out_dir", "overwrite", "resume", "init_from", "eval_only", "tasks", "device", "dtype",
         "compile", "recompute", "workers", "tensorboard")
 # knobs that do not change what is trained
-MAY_CHANGE = {*CALL, "log_every", "keep_every", "views", "rerank_views", "predict_tokens",
-              "micro_tokens"} - {"dtype"}
+MAY_CHANGE = {*CALL, "log_every", "eval_every", "keep_every", "views", "rerank_views",
+              "predict_tokens", "micro_tokens"} - {"dtype"}
 
 KIND = "nanoarc checkpoint 3"
 
@@ -108,11 +108,11 @@ def model_config(config, canvas, n_tasks):
                           "n_tasks": n_tasks, "n_views": SYMMETRIES if config.view_embed else 0})
 
 
-def check_same_network(checkpoint, wanted, path):
+def check_same_network(checkpoint, wanted, path, cure=""):
     """UserError naming every knob in which a checkpoint's network differs from the wanted one."""
     differences = differing(checkpoint["model_config"], wanted, ["dropout", "pretrained"])
     if differences:
-        raise UserError(f"{path}: another network: {differences}")
+        raise UserError(f"{path}: another network: {differences}{cure}")
 
 
 # the knob behind a field of ModelConfig, where it has another name

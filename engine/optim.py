@@ -168,6 +168,8 @@ class Optimizer:
         grouped = [id(p) for part in self.parts for g in part.param_groups for p in g["params"]]
         expected = [id(p) for p in model.parameters() if p.requires_grad]
         assert sorted(grouped) == sorted(expected), "a parameter is in no group, or in two"
+        # those that train, by name; checked once, at the first step
+        self.unchecked = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.set_train_mode()
 
     def set_train_mode(self):
@@ -181,6 +183,12 @@ class Optimizer:
                     group["train_mode"] = True
 
     def step(self, lr):
+        unused = [name for name, p in self.unchecked.items() if p.grad is None]
+        if unused:
+            raise UserError(f"{', '.join(unused)}: no gradient after the first step, as the "
+                            "network does not use it; delete it, use it in forward, or freeze it "
+                            "with requires_grad_(False)")
+        self.unchecked = {}
         for part in self.parts:
             for group in part.param_groups:
                 group["lr"] = lr
@@ -221,16 +229,20 @@ def check_state(part, state, begun):
             kind = (int, float) if type(value) in (int, float) else type(value)
             if not isinstance(group[key], kind):
                 raise ValueError(f"{key} of a group is {group[key]!r}")
-        found = defaultdict(int)               # numbers under each key, over the group
-        for number, p in zip(expected["params"], own["params"]):
-            for key, value in state["state"].get(number, {}).items():
-                # Muon has a stack for the whole group; a scalar counts steps
-                if value.shape not in (p.shape, (len(own["params"]), *p.shape), ()):
+        states = [state["state"].get(number, {}) for number in expected["params"]]
+        stacked = False                        # Muon's first parameter has it for all
+        for p, of_p in zip(own["params"], states):
+            for key, value in of_p.items():
+                whole_group = value.shape == (len(own["params"]), *p.shape)
+                stacked |= whole_group
+                # a scalar counts steps; a factored state (Adafactor) has sides of 1
+                fits = value.ndim == p.ndim and all(
+                    n in (1, side) for n, side in zip(value.shape, p.shape))
+                if value.ndim and not whole_group and not fits:
                     raise ValueError(f"{key} of a parameter is {tuple(value.shape)}")
-                found[key] += value.numel() if value.ndim else 0
-        numbers = sum(p.numel() for p in own["params"])
-        if {*found.values()} - {0} != ({numbers} if begun else set()):
-            raise ValueError("it lacks parameters; one that gets no gradient should be frozen")
+        complete = all(states) or (stacked and states[0])
+        if begun and not complete or not begun and any(states):
+            raise ValueError("it has states of other parameters than this run")
 
 
 @contextlib.contextmanager

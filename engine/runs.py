@@ -1,7 +1,10 @@
 """What a run leaves and goes on from: folder, log, state; Ctrl-C; memory that runs out."""
 import contextlib
 import dataclasses
+import datetime
+import hashlib
 import importlib.metadata
+import inspect
 import json
 import math
 import os
@@ -29,13 +32,15 @@ from engine import ranks
 from engine.checkpoints import KIND, MAY_CHANGE, check_same_network, differing
 from engine.devices import describe_step, is_out_of_memory, pick_device
 from engine.optim import averaged, learning_rate
+from positions.index import find
 
 # ------------------------------------------------------------------------------------------------
 # The folder and the log
 
 
 def clock(seconds):
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+    """Returns a time as 3:07, 2:03:07 or "1 day, 2:03:07"."""
+    return re.sub("^0:0?", "", str(datetime.timedelta(seconds=int(seconds))))
 
 
 class Log:
@@ -192,8 +197,22 @@ def take_folder(config):
                 (folder / name).unlink()
 
 
-def versions():
-    """Returns the versions of all that decides a result."""
+# what decides how a network learns, besides its encoding; reports and messages may change
+CODE = ("train.py", "model.py", "engine/batches.py", "engine/optim.py", "arc/oned.py",
+        "encodings/base.py")
+
+
+def code_hash(config):
+    """Returns 12 hex digits for the files of CODE and of the encoding that a config names."""
+    root, digest = Path(__file__).parents[1], hashlib.sha256()
+    own = {inspect.getsourcefile(find(name)) for name in config.encoding.split("+")}
+    for name in [*CODE, *sorted(own)]:         # an absolute path stays as it is
+        digest.update((root / name).read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def versions(config=None):
+    """Returns the versions of all that decides a result; with a config also its code's hash."""
     try:
         command = ["git", "describe", "--always", "--dirty"]
         commit = subprocess.run(command, capture_output=True, text=True,
@@ -202,7 +221,8 @@ def versions():
         commit = ""
     return dict(python=platform.python_version(), torch=str(torch.__version__),
                 numpy=np.__version__, commit=commit or "unknown",
-                schedulefree=importlib.metadata.version("schedulefree"))
+                schedulefree=importlib.metadata.version("schedulefree"),
+                **(dict(code=code_hash(config)) if config else {}))
 
 
 def write_config(log, config, given, machine, argv, **facts):
@@ -213,7 +233,7 @@ def write_config(log, config, given, machine, argv, **facts):
     command = shlex.join(sys.argv) if argv is None else ""
     name = "eval.json" if config.eval_only and not config.tasks else "config.json"
     log.write_json(name, {
-        **dataclasses.asdict(config), "given": given, "versions": versions(),
+        **dataclasses.asdict(config), "given": given, "versions": versions(config),
         "files": file_hashes(config), "machine": machine, "command": command, **facts})
 
 
@@ -257,6 +277,7 @@ class Run:
         self.first_step = self.step = 0        # first_step: of refine.py, the base network's
         self.seconds = 0.0
         self.best = None                       # (exact, -loss) on val
+        self.code_changed = False              # since the checkpoint that is resumed
         self.validated_step = None             # by an earlier session: its metrics of val are known
         self.dropped_demos = 0                 # demonstrations that did not fit, so far
         # checkpoints of an older run, which the first of this one replaces
@@ -264,7 +285,7 @@ class Run:
         self.replaces = [path for path in older if path.is_file()]
         self.extra = {}                        # what else a checkpoint holds, for refine.py
         self.agree = ranks.Agreement()         # on the number of a signal, where ranks are several
-        self.versions = versions()             # of the start: files may be edited during a run
+        self.versions = versions(config)       # of the start: files may be edited during a run
 
     def save(self, name, training=True):
         """Saves the averaged weights, for prediction and --init_from.
@@ -294,14 +315,16 @@ class Run:
 
     def resume(self, found, path):
         """Restores weights, optimizer, step, best score and times; samples follow from the step."""
-        check_same_network(found, self.model.config, path)
+        again = "; give the whole command again that config.json holds, and --resume"
+        check_same_network(found, self.model.config, path, again)
         if "training" not in found:
             raise UserError(f"{path}: holds weights only, nothing to resume from; "
                             f"--init_from={path} starts from them")
         differences = differing(found["config"], self.config, MAY_CHANGE)
         if differences:
-            raise UserError(f"--resume goes on with the same run, but {differences}. To start a "
-                            f"new one from these weights: --init_from={path} and another --out_dir")
+            raise UserError(f"--resume goes on with the same run, but {differences}{again}. To "
+                            f"start a new one from these weights: --init_from={path} and another "
+                            "--out_dir")
         if found["data"] != self.data or found["task_ids"] != self.task_ids:
             raise UserError("--resume goes on with the same run, but its task files hold other "
                             "tasks now, or in another order. To train on these: --init_from="
@@ -312,6 +335,7 @@ class Run:
         self.model.load_state_dict(found["training"])
         self.model.config.pretrained = found["model_config"].get("pretrained", "")
         self.optimizer.restore(found, path)
+        self.code_changed = found["versions"].get("code") != self.versions["code"]
         self.step, self.seconds = found["step"], found["seconds"]
         self.dropped_demos = found["dropped_demos"]
         # a checkpoint is written before its step is judged, so the records know more
@@ -323,6 +347,9 @@ class Run:
     def begin(self):
         """Removes the records that a resumed run will make again; training mode."""
         self.log.forget_after(self.step)
+        if self.code_changed:
+            self.log("note: the code of the network, the optimizer, the batches or the encoding "
+                     "changed since the checkpoint; this is no longer one run")
         self.model.train()
 
     def due(self, every):
@@ -342,8 +369,8 @@ class Run:
         loss = losses[0]
         if not all(map(math.isfinite, [*losses, grad_norm])):
             good = Path(self.config.out_dir) / "ckpt.pt"
-            kept = "nothing was saved yet"
-            if good.exists():
+            kept = "nothing of this run was saved yet"
+            if good.exists() and good not in self.replaces:    # those are an older run's
                 kept = f"{good} is the last good checkpoint"
             raise UserError(f"step {self.step}: loss {loss}, gradient norm {grad_norm}. Stopped; "
                             f"{kept}. Try a lower --learning_rate, or --dtype=float32")
@@ -388,13 +415,20 @@ class Run:
 class Progress:
     """How fast training is.
 
-    ms and tok/s leave out evaluation and saving; seconds and ETA do not.
+    ms and tok/s leave out evaluation and saving; seconds and ETA do not. ETA leaves out what came
+    before the first report, as the first steps may compile.
     """
+    SILENCE = 30                               # seconds, after which there is a line in any case
 
     def __init__(self, run):
-        self.run, self.first_step, self.earlier = run, run.step, run.seconds
+        self.run, self.from_step, self.from_seconds = run, run.step, run.seconds
+        self.reported = False
         self.begun = time.time() - run.seconds
         self.restart()
+
+    def due(self):
+        """Returns whether to report although log_every does not ask for it: slow steps."""
+        return self.run.step > self.marked_step and time.time() - self.mark > self.SILENCE
 
     def restart(self):
         self.mark, self.marked_step, self.tokens = time.time(), self.run.step, 0
@@ -407,7 +441,9 @@ class Progress:
             return
         ms = 1000 * (now - self.mark) / (run.step - self.marked_step)
         lr = learning_rate(config, run.optimizer, run.step - 1)
-        per_step = (run.seconds - self.earlier) / (run.step - self.first_step)
+        per_step = (run.seconds - self.from_seconds) / (run.step - self.from_step)
+        if not self.reported:
+            self.reported, self.from_step, self.from_seconds = True, run.step, run.seconds
         run.log(f"step {run.step:6d}/{config.max_steps} {run.step / config.max_steps:4.0%}  "
                 f"loss {losses[1]:.4f}  lr {lr:.2e}  norm {grad_norm:5.2f}  {ms:6.1f} ms  "
                 f"{self.tokens / (now - self.mark):7.0f} tok/s  "

@@ -11,9 +11,10 @@ rate then runs in full on seeds 1, 2, 3 (--seeds=) and is scored on `test`, one 
 --key=value go to train.py; with --learning_rate= no rate is picked. Several GPUs take turns.
 
 --out=FOLDER (out/compare) gets NAME.json (every number), NAME.md (the table), NAME.svg (the curves;
-needs matplotlib), and the runs. Runs that are finished there are used again, whatever the code was;
-those that were cut off go on. --overwrite begins anew. `minutes` writes minutes.json, and the
-tables and figures of that folder anew. --out=results replaces what is published.
+needs matplotlib), and the runs. Runs that are finished there are used again, and those that were
+cut off go on; where the code of the network, the optimizer, the batches or their encoding changed
+since, they run again, as all do with --overwrite. `minutes` writes minutes.json, and the tables and
+figures of that folder anew. --out=results replaces what is published.
 """
 import json
 import os
@@ -32,7 +33,7 @@ import torch
 
 from engine.optim import OPTIMIZERS
 from engine.checkpoints import differing, model_config
-from engine.runs import clock, versions
+from engine.runs import clock, code_hash, versions
 from positions.index import ENCODINGS, build
 
 CONFIG = "config/quadtree.py"
@@ -131,6 +132,8 @@ def look_into(folder, config):
     if differences:
         raise UserError(f"{folder} holds another run: {differences}. Name another folder with "
                         "--out=, or replace it with --overwrite")
+    if found["versions"].get("code") != code_hash(config):
+        return None, "--overwrite"
     metrics, last = folder / "metrics.jsonl", "test" if config.test else "val"
     records = read_lines(metrics)[0] if metrics.exists() else []
     if any(record["step"] == config.max_steps for record in of_kind(records, last)):

@@ -45,7 +45,7 @@ def compare(script, monkeypatch):
         records += [dict(kind="test", step=config.max_steps, **scores)] * bool(config.test)
         folder.mkdir(parents=True, exist_ok=True)
         # the canvas is the one that was chosen, as in write_config
-        facts = {**vars(config), "given": given, "canvas": 16}
+        facts = {**vars(config), "given": given, "canvas": 16, "versions": {"code": call.code}}
         (folder / "config.json").write_text(json.dumps(facts))
         if config.encoding in call.cut:
             (folder / "ckpt.pt").touch()
@@ -58,7 +58,8 @@ def compare(script, monkeypatch):
         module.main(["--max_steps=600", "--jobs=1", *args])
         return [(c.encoding, c.learning_rate, c.seed, c.max_steps, bool(c.test))
                 for c in call.runs]
-    call.cut, call.module = set(), module
+    call.cut, call.module, call.code = set(), module, "1"
+    monkeypatch.setattr(module, "code_hash", lambda config: call.code)
     monkeypatch.setattr(module, "run_script", run_script)
     monkeypatch.setattr(module, "figure", lambda *args: None)
     monkeypatch.setitem(module.ARMS, "encodings", ("encoding", ["rope", "none"], [0.25, 0.125]))
@@ -125,6 +126,15 @@ def test_finished_runs_are_used_again_and_a_run_that_was_cut_off_goes_on(compare
     assert {run[2] for run in compare(*given[:2], "--seeds=1,2,3")} == {3}
     assert len(compare(*given, "--overwrite")) == 8
     assert all(c.overwrite and not c.resume for c in compare.runs)
+
+
+def test_a_run_of_other_code_is_run_again(compare, tmp_path):
+    """Say, of an encoding that was changed since: finished, or cut off."""
+    given = "encodings", f"--out={tmp_path}", "--seeds=1"
+    compare(*given)
+    compare.code = "2"
+    assert len(compare(*given)) == 6 and all(c.overwrite for c in compare.runs)
+    assert compare(*given) == []
 
 
 def test_a_run_with_other_knobs_is_neither_used_nor_replaced(compare, tmp_path):

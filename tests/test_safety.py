@@ -20,6 +20,7 @@ from arc.sources import Data, fingerprint
 from arc.task import Task
 from config import Config, UserError, load_config
 from engine import runs
+from engine.optim import OPTIMIZERS
 from engine.predict import make_queries
 from engine.runs import Log
 from positions import index
@@ -511,12 +512,62 @@ def test_a_value_too_deep_to_read_is_refused():
 
 def test_the_old_run_stays_until_the_new_one_has_a_checkpoint(run, tmp_path):
     run(max_steps=4, eval_every=2, keep_every=2)
-    with pytest.raises(UserError, match="is the last good checkpoint"):
+    with pytest.raises(UserError, match="nothing of this run was saved yet"):
         run(max_steps=40, eval_every=40, overwrite=True, learning_rate=1e30, log_every=5)
     names = {path.name for path in (tmp_path / "run").glob("*.pt")}
     assert names == {"ckpt.pt", "best.pt", "step_000002.pt", "step_000004.pt"}
     run(overwrite=True, val="")
     assert [path.name for path in (tmp_path / "run").glob("*.pt")] == ["ckpt.pt"]
+
+
+def test_a_run_that_goes_on_with_other_code_says_so(run, tmp_path, monkeypatch, capsys):
+    run(eval_every=1)
+    run(resume=True, eval_every=2)             # when it is judged may change
+    assert "changed since the checkpoint" not in capsys.readouterr().out
+    before = runs.code_hash(Config())
+    assert before != runs.code_hash(Config(encoding="rope"))
+    mine = tmp_path / "model.py"
+    mine.write_text((ROOT / "model.py").read_text() + "\n# another line\n")
+    monkeypatch.setattr(runs, "CODE", [*runs.CODE, str(mine)])
+    assert before != runs.code_hash(Config())
+    run(resume=True)
+    assert "the encoding changed since the checkpoint" in capsys.readouterr().out
+
+
+def test_a_parameter_that_nothing_uses_is_named_at_the_first_step(run, tmp_path, monkeypatch):
+    """And not when the run is to go on."""
+    class Unused(index.find("quadtree")):
+        def setup(self, config):
+            super().setup(config)
+            self.spare = torch.nn.Parameter(torch.zeros(3, 3))
+    monkeypatch.setattr(index, "find", lambda name: Unused)
+    with pytest.raises(UserError, match=r"encoding\.spare: no gradient after the first step"):
+        run()
+
+
+def adafactor(groups, config):
+    return torch.optim.Adafactor(groups)
+
+
+def sgd(groups, config):
+    return torch.optim.SGD(groups, momentum=0.9)
+
+
+@pytest.mark.parametrize("optimizer", [adafactor, sgd])
+def test_an_optimizer_of_ones_own_goes_on_where_it_was(run, tmp_path, monkeypatch, optimizer):
+    """Its state may have other shapes than the weights."""
+    monkeypatch.setitem(OPTIMIZERS, "mine", (None, optimizer, True))
+    knobs = dict(optimizer="mine", max_steps=4, eval_every=2, keep_every=2, learning_rate=1e-3)
+    run(out="whole", **knobs)
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.Run, "due", lambda self, every: self.step == 2)
+        patch.setattr(train, "validate", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(out="cut", **knobs)
+    assert checkpoint(tmp_path / "cut")["step"] == 2
+    run(out="cut", resume=True, **knobs)
+    whole, cut = (checkpoint(tmp_path / name)["training"] for name in ("whole", "cut"))
+    assert all(torch.equal(whole[key], cut[key]) for key in whole)
 
 
 def test_a_hangup_that_is_ignored_stops_nothing(tmp_path):
@@ -535,7 +586,7 @@ def test_a_worker_that_dies_after_the_loss_did_saves_nothing(run, tmp_path, monk
     run(max_steps=2)
     good = (tmp_path / "run" / "ckpt.pt").read_bytes()
     found = runs.Run.__new__(runs.Run)
-    found.config, found.step = Config(out_dir=str(tmp_path / "run")), 9
+    found.config, found.step, found.replaces = Config(out_dir=str(tmp_path / "run")), 9, []
     with pytest.raises(UserError, match="step 9: loss nan.*last good checkpoint"):
         found.worker_died(RuntimeError("DataLoader worker (pid 1) is killed"), [float("nan")], 1.0)
     assert (tmp_path / "run" / "ckpt.pt").read_bytes() == good

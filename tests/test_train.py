@@ -24,7 +24,7 @@ from config import Config, UserError, load_config
 from conftest import (ROOT, TINY, batch_of, checkpoint, equal, filled_model, flags, flip_tasks,
                       make_task, parameters, position_parameters, raw, records, tiny_config,
                       write_tasks)
-from engine import batches, predict
+from engine import batches, predict, runs
 from engine.batches import IGNORE, Generated
 from engine.checkpoints import load_checkpoint, model_config, rebuild
 from engine.cuda_graphs import GraphedStep
@@ -802,6 +802,14 @@ def test_a_checkpoint_and_a_task_file_are_enough_to_solve_it(run, tmp_path, monk
         train.main(flags(**given, encoding="quadtree"))
 
 
+def test_an_evaluation_that_contradicts_its_checkpoint_says_how_to_ask(run, tmp_path):
+    run(n_embd=16, n_head=1, n_kv_head=1)
+    cure = "n_embd was 16 and is 32; .*without a config file all but --out_dir and --tasks is as"
+    with pytest.raises(UserError, match=cure):
+        run(eval_only=True)
+    assert train.main(flags(eval_only=True, out_dir=tmp_path / "run", device="cpu"))["n"] == 2
+
+
 def test_without_answers_there_is_a_submission_and_no_score(run, tmp_path):
     run()
     file = write_tasks(tmp_path / "mine.json", [make_task("b", "12 > 21", "34; 56")])
@@ -1234,19 +1242,53 @@ def test_a_reader_who_leaves_does_not_stop_the_run(tmp_path):
     assert "pass2" in log_of(tmp_path / "run")
 
 
-def test_the_time_that_is_left_follows_from_this_session():
+@pytest.fixture
+def reported():
+    """reported(step, seconds, max_steps) is (a run that has got so far, its Progress).
+
+    run.lines and run.recorded are what it says.
+    """
+    def start(step, seconds, max_steps):
+        class Log:
+            record = staticmethod(lambda **values: run.recorded.append(values))
+
+            def __call__(self, text):
+                run.lines.append(text)
+        run = SimpleNamespace(step=step, seconds=seconds, config=Config(max_steps=max_steps),
+                              log=Log(), optimizer=SimpleNamespace(decays=False), lines=[],
+                              recorded=[])
+        return run, Progress(run)
+    return start
+
+
+def test_the_time_that_is_left_follows_from_this_session(reported):
     """A run that was slow before, on another machine say, does not look slow for ever."""
-    lines, recorded = [], []
-
-    class Log:
-        record = staticmethod(lambda **values: recorded.append(values))
-
-        def __call__(self, text):
-            lines.append(text)
-    resumed = SimpleNamespace(step=1000, seconds=2e6, config=Config(max_steps=2000), log=Log(),
-                              optimizer=SimpleNamespace(decays=False))
-    progress = Progress(resumed)
+    resumed, progress = reported(1000, 2e6, 2000)
     resumed.step = 1001
     progress.report((1.0, 1.0), 0.5)
-    assert int(lines[0].split("ETA ")[1].split(":")[0]) < 10           # minutes
-    assert recorded[0]["seconds"] > 2e6
+    assert int(resumed.lines[0].split("ETA ")[1].split(":")[0]) < 10           # minutes
+    assert resumed.recorded[0]["seconds"] > 2e6
+
+
+def test_the_time_that_is_left_forgets_the_steps_that_compile(reported, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(runs.time, "time", lambda: now[0])
+    run, progress = reported(0, 0.0, 1000)
+    for run.step, now[0] in ((100, 500.0), (200, 600.0), (300, 700.0)):
+        progress.report((1.0, 1.0), 0.5)
+        progress.restart()
+    # 5 seconds a step with the compilation, then one
+    assert [line.split("ETA ")[1] for line in run.lines] == ["1:15:00", "13:20", "11:40"]
+
+
+def test_slow_steps_are_reported_although_none_is_due(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Progress, "SILENCE", 0)
+    run(max_steps=3, log_every=100)
+    printed = capsys.readouterr().out
+    assert all(f"step      {step}/3" in printed for step in (1, 2, 3))
+
+
+def test_a_time_is_short_where_it_is_short():
+    times = {5: "0:05", 187: "3:07", 797: "13:17", 7387: "2:03:07", 36000: "10:00:00",
+             93787: "1 day, 2:03:07", 0.4: "0:00"}
+    assert {seconds: runs.clock(seconds) for seconds in times} == times
