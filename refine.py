@@ -272,8 +272,12 @@ def make_drafts(drafters, tasks, config, log):
         for n, i, grid in answers_to(tasks, drafter, path):
             drafts.append((n, i, grid.tolist()))
             wrong += not same(grid, tasks[n].test[i][1])
+    names = ", ".join(map(str, drafters))
+    if not drafts:
+        raise UserError(f"{names}: no answer to {len(tasks)} tasks is a grid, so there is nothing "
+                        "to correct; run train.py for more steps first (--max_steps=)")
     if not wrong:
-        raise UserError(f"{', '.join(map(str, drafters))}: of {len(tasks)} tasks none is answered "
+        raise UserError(f"{names}: of {len(tasks)} tasks none is answered "
                         "with a wrong grid, so there is nothing to learn from. More: "
                         f"--refine_tasks (now {config.refine_tasks}), or hold out more, such as "
                         "--holdout=0/2; or earlier networks: --refine_from=, --refine_snapshots=")

@@ -26,7 +26,7 @@ from pathlib import Path
 from threading import Lock
 
 from runs import (HERE, ROOT, as_options, command_line, draw_range, import_pyplot, read_command,
-                  read_json, read_lines, run_script, spread)
+                  read_json, read_lines, read_numbers, run_script, spread)
 # before torch: it says how torch takes memory
 from config import UserError, load_config, split_names
 import torch
@@ -289,14 +289,6 @@ def write(name, out):
 
 # ------------------------------------------------------------------------------------------------
 # The command line
-
-
-def read_numbers(key, text, least):
-    """Returns the numbers of an option, "1,2,3"."""
-    names = split_names(text)
-    if not names or not all(name.isdecimal() and int(name) >= least for name in names):
-        raise UserError(f"--{key}={text}: whole numbers from {least} on, such as --{key}=1,2")
-    return list(map(int, names))
 
 
 def choose_arms(names, wanted):

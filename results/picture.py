@@ -2,12 +2,13 @@
 
     python results/picture.py config/quadtree.py [--key=value ...]
 
-Run it after train.py and refine.py with the same arguments. It writes results/predictions.svg.
+Run it after train.py and refine.py with the same arguments. It writes predictions.svg into the
+run's folder; --out=results replaces the README's.
 """
-import sys
+from pathlib import Path
 
 import numpy as np
-from runs import HERE                          # first: it makes the project's modules importable
+from runs import command_line, read_command    # first: it makes the project's modules importable
 
 from arc.files import write_text
 from arc.oned import family_of
@@ -63,7 +64,8 @@ def svg(rows, cell=12):
 
 
 def main(argv):
-    config, _ = load_config(argv)
+    names, own, options = read_command(argv, dict(out=""))
+    config, _ = load_config([*names, *options])
     device, _ = pick_device(config)
     model = rebuild(load_checkpoint(f"{config.out_dir}/ckpt.pt"), device)
     tasks = load_data(config).test
@@ -85,8 +87,10 @@ def main(argv):
             ("prediction", prediction.grid, answer),
             ("refined", after and after.grid, answer),
         ]
-    write_text(HERE / "predictions.svg", svg(rows))
+    path = Path(own["out"] or config.out_dir) / "predictions.svg"
+    write_text(path, svg(rows))
+    print(path)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    command_line(main)

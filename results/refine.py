@@ -6,15 +6,16 @@ A name is an arm below. `draft` runs train.py, then refine.py, both with config/
 record also holds the scores of answers without a draft (pass2_without_draft). more_training is the
 base network's run with its end 2,000 steps later: as many steps as refine.py takes. Other
 --key=value go to both scripts. Base networks are trained once, in out/refine_arms/base_SEED.
-Writes results/refine/ARM.json.
+Writes ARM.json into out/refine_arms; --out=results/refine replaces what is published.
 
 Most tables of results/refine.md are of older designs. The code of commit 6ca3cde has them and
 their controls: main, blind, in_sample, synthetic and one_loop.
 """
 import json
-import sys
+from pathlib import Path
 
-from runs import HERE, ROOT, as_options, read_command, read_json, run_script
+from runs import (ROOT, as_options, command_line, read_command, read_json, read_numbers,
+                  run_script)
 
 ARMS = {                                       # name: the knobs of refine.py that differ
     "draft": {},
@@ -53,19 +54,21 @@ def run_arm(arm, seed, options):
     return [record for record in records if record["kind"] == "test"][-1]
 
 
-def main(argv, out=HERE / "refine"):
-    arms, own, options = read_command(argv, dict(seeds=""))
+def main(argv):
+    arms, own, options = read_command(argv, dict(seeds="1,2,3", out=str(RUNS)))
     if not arms or not set(arms) <= set(ARMS):
         raise SystemExit(f"{__doc__}\narms: {', '.join(ARMS)}")
-    out.mkdir(exist_ok=True)
+    seeds = read_numbers("seeds", own["seeds"], 0)
+    out = Path(own["out"])
+    out.mkdir(parents=True, exist_ok=True)
     for arm in arms:
         path = out / f"{arm}.json"
         found = read_json(path, {})
-        for seed in (own["seeds"] or "1,2,3").split(","):
-            found[seed] = run_arm(arm, int(seed), options)
+        for seed in seeds:
+            found[str(seed)] = run_arm(arm, seed, options)
             path.write_text(json.dumps(found, indent=1) + "\n")
-            print(arm, seed, json.dumps(found[seed]), flush=True)
+            print(arm, seed, json.dumps(found[str(seed)]), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    command_line(main)

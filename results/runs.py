@@ -11,7 +11,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))
 
-from config import UserError          # noqa: E402
+from config import UserError, split_names    # noqa: E402
 
 # Names in stored records, which keep those that they were written with: knobs, then metrics.
 OLD_NAMES = {
@@ -99,6 +99,14 @@ def read_command(argv, own):
         else:
             others.append(arg)
     return names, found, others
+
+
+def read_numbers(key, text, least):
+    """Returns the numbers of an option, "1,2,3"."""
+    names = split_names(text)
+    if not names or not all(name.isdecimal() and int(name) >= least for name in names):
+        raise UserError(f"--{key}={text}: whole numbers from {least} on, such as --{key}=1,2")
+    return list(map(int, names))
 
 
 def mean(values):

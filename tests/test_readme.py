@@ -24,7 +24,7 @@ import train
 from arc import score, show
 from arc.sources import check_grid, load_data
 from arc.tokens import NAMES, encode_pair
-from config import Config, load_config
+from config import Config, UserError, load_config
 from conftest import ROOT, TINY, flags, flip_tasks, write_tasks
 from engine.optim import OPTIMIZERS
 from positions.index import ENCODINGS, build
@@ -470,6 +470,19 @@ def test_the_arms_of_refinement_take_knobs_that_exist(monkeypatch):
         load_config(flags(**(knobs or {})))
     with pytest.raises(SystemExit, match="arms: draft"):
         script.main(["blind"])
+
+
+def test_a_script_leaves_what_is_published_unless_it_is_named(tmp_path, monkeypatch, capsys):
+    script, published = load_script("refine", monkeypatch), RESULTS / "refine" / "draft.json"
+    before = published.read_bytes()
+    monkeypatch.setattr(script, "RUNS", tmp_path)
+    monkeypatch.setattr(script, "run_arm", lambda arm, seed, options: dict(arm=arm, seed=seed))
+    script.main(["draft", "--seeds=4,7"])
+    script.main(["draft", "--seeds=9", f"--out={tmp_path}"])
+    found = json.loads((tmp_path / "draft.json").read_text())
+    assert list(found) == ["4", "7", "9"] and published.read_bytes() == before
+    with pytest.raises(UserError, match="--seeds=x: whole numbers from 0 on"):
+        script.main(["draft", "--seeds=x"])
 
 
 # ------------------------------------------------------------------------------------------------

@@ -553,12 +553,14 @@ def test_a_mistake_is_named(again, first, tmp_path, case):
     assert "\n" not in str(error.value) and not list(tmp_path.glob("run/refine/*.pt"))
 
 
-def test_nothing_to_learn_from_is_an_error(again, monkeypatch):
-    def all_right(self, queries):
-        return {"exact": np.ones(len(queries), bool)}
-    monkeypatch.setattr(Predictor, "judge", all_right)
-    monkeypatch.setattr(Predictor, "predict", lambda self, tasks, views: ([], 0))
-    message = "of 60 tasks none is answered with a wrong grid"
+@pytest.mark.parametrize("right, message", [
+    (True, "of 60 tasks none is answered with a wrong grid"),
+    (False, "no answer to 60 tasks is a grid, .*run train.py for more steps"),
+])
+def test_nothing_to_learn_from_is_an_error(again, monkeypatch, right, message):
+    def answers_to(tasks, drafter, path):
+        return [(0, 0, tasks[0].test[0][1])] * right
+    monkeypatch.setattr(refine, "answers_to", answers_to)
     with pytest.raises(UserError, match=message):
         again()
 
