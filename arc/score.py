@@ -6,6 +6,7 @@ A test input is predicted once under each view. Predictions are turned back into
 orientation and colors, and vote. The score is pass@k: the share of a task's test inputs that one of
 k attempts answers exactly (partial credit), averaged over tasks.
 """
+import os
 import sys
 from collections import defaultdict
 from typing import NamedTuple
@@ -154,8 +155,11 @@ def read_submission(path):
 def main(argv=None):
     """Scores a submission over all tasks that a source asks. Returns the metrics."""
     argv = sys.argv[1:] if argv is None else argv
-    if len(argv) != 2:
+    if len(argv) != 2 or "--help" in argv:
         raise UserError("it takes two arguments: python -m arc.score SUBMISSION TASKS")
+    if not os.path.lexists(argv[0]):
+        raise UserError(f"{plain(argv[0])}: no such submission; train.py writes submission.json "
+                        "into its out_dir")
     found, lines = read_submission(argv[0]), []
     tasks = load_tasks(argv[1], lines=lines)
     check_ids(tasks, argv[1])

@@ -83,7 +83,8 @@ def check_grid(grid, where):
 def read_pairs(raw, part, where, solutions=None):
     """Returns the pairs under raw[part]. solutions: the outputs of a Kaggle task's test pairs."""
     if not isinstance(raw, dict) or not isinstance(raw.get(part), list):
-        raise UserError(f"{where}: no list of pairs under {part!r}")
+        solution = "; a solutions file goes beside its challenges file" * isinstance(raw, list)
+        raise UserError(f"{where}: no list of pairs under {part!r}{solution}")
     if solutions is not None and len(solutions) != len(raw[part]):
         raise UserError(f"{where}: {len(raw[part])} test pairs, and the solutions file holds "
                         f"{len(solutions)} outputs for this task")
@@ -94,7 +95,8 @@ def read_pairs(raw, part, where, solutions=None):
             raise UserError(f"{place}: no 'input'")
         output = pair.get("output") if solutions is None else solutions[i]
         if part == "train" and output is None:
-            raise UserError(f"{place}: a demonstration without an 'output'")
+            raise UserError(f"{place}: a demonstration without an 'output'; it has "
+                            f"{reprlib.repr(sorted(pair))}")
         answer = None if output is None else check_grid(output, f"{place}, output")
         pairs.append((check_grid(pair["input"], f"{place}, input"), answer))
     return pairs
@@ -114,6 +116,9 @@ def read_tasks(raw, path, max_demos=None):
     A list of pairs is a task of demonstrations alone, of which the first max_demos are read.
     """
     if isinstance(raw, list) and raw:                    # cut first: re-ARC has 1000 pairs a task
+        if isinstance(raw[0], dict) and "train" in raw[0]:
+            raise UserError(f"{plain(path)}: a list of tasks, which have no ids; expected "
+                            "{task id: {'train': [...], 'test': [...]}}")
         raw = {"train": raw[:max_demos], "test": []}
     if isinstance(raw, dict) and isinstance(raw.get("train"), list):
         return [read_task(path.stem, raw, path)]
@@ -304,9 +309,11 @@ def load_tasks(sources, draw=None, lines=None):
 
 def check_ids(tasks, where):
     """UserError where two tasks have one id."""
-    task_id, count = Counter(task.id for task in tasks).most_common(1)[0]
-    if count > 1:
-        raise UserError(f"{where} holds two tasks of the id {task_id}")
+    count_of = Counter(task.id for task in tasks)
+    twice = [task_id for task_id, count in count_of.items() if count > 1]
+    if twice:
+        raise UserError(f"{where} holds two tasks of one id, {first_of(twice)}; rename them, or "
+                        "leave one out")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -348,7 +355,8 @@ def canvas_lines(tasks, canvas):
     if not names:
         return []
     return [f"{len(names)} tasks have grids beyond the canvas of {canvas} (sides up to "
-            f"{canvas - 1}); queries with one count as failed: {first_of(names)}"]
+            f"{canvas - 1}; it was chosen when training began, --canvas=); queries with one count "
+            f"as failed: {first_of(names)}"]
 
 
 # ------------------------------------------------------------------------------------------------

@@ -22,16 +22,22 @@ class Encoding(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.levels = config.canvas.bit_length() - 1
+        self.width = config.n_embd             # C
         self.rotary_pairs = config.n_embd // config.n_head // 2    # hs / 2, each can be turned
         # how many values each of the four coordinates has
         self.limits = config.max_len, 2 * config.n_pairs, config.canvas, config.canvas
         self.register_buffer("scale", torch.ones(()))      # of `vector`
         self.setup(config)
-        if type(self).features is not Encoding.features and not self.dim:
-            raise UserError(f"encoding {type(self).__name__}: how many features? Set self.dim in "
-                            "`setup`")
+        own_features = type(self).features is not Encoding.features
+        if own_features and not self.dim:
+            self.refuse("how many features? Set self.dim in `setup`")
+        if self.dim and not own_features and type(self).vector is Encoding.vector:
+            self.refuse(f"dim = {self.dim}, and there is no method `features`")
         if self.dim:
             self.proj = nn.Linear(self.dim, config.n_embd, bias=False)
+
+    def refuse(self, reason):
+        raise UserError(f"encoding {type(self).__name__}: {reason}")
 
     def setup(self, config):
         """Sets self.dim, and whatever else depends on the network (model.ModelConfig)."""
@@ -57,15 +63,27 @@ class Encoding(nn.Module):
             return
         generator = torch.Generator().manual_seed(0)       # the network's own numbers stay
         coords = torch.randint(2**31, (4096, 4), generator=generator) % torch.tensor(self.limits)
+        angles = self.angles(coords)
+        if angles is not None:
+            heads = angles.shape[1] if angles.ndim == 3 else 1
+            self.check("angles", angles, heads, self.rotary_pairs)
         if type(self).vector is not Encoding.vector:
-            self.scale.div_(root_mean_square(self(coords)) or 1)
+            vector = self(coords)
+            self.check("vector", vector, self.width)
+            self.scale.div_(root_mean_square(vector) or 1)
         elif self.dim:                         # `proj` keeps the size of what it reads
             features = self.features(coords)
-            if features.shape[1:] != (self.dim,) or not features.is_floating_point():
-                raise UserError(f"encoding {type(self).__name__}: features should be floats of "
-                                f"shape (4096, dim = {self.dim}) here, and are {features.dtype} of "
-                                f"{tuple(features.shape)}")
+            self.check("features", features, self.dim)
             self.proj.weight.div_(root_mean_square(features) or 1)
+
+    def check(self, name, values, *sizes):
+        """UserError where a method's values of 4096 tokens are not finite floats (4096, *sizes)."""
+        expected = (4096, *sizes)
+        if values.shape != expected or not values.is_floating_point():
+            self.refuse(f"{name} should be floats of shape {expected} here, and are "
+                        f"{values.dtype} of {tuple(values.shape)}")
+        if not values.isfinite().all():
+            self.refuse(f"{name} are not finite everywhere on a canvas of {self.limits[2]}")
 
 
 class Together(nn.Module):

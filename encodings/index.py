@@ -46,4 +46,8 @@ def find(name):
         raise UserError(f"no encoding {name!r}; did you mean {near}? There are "
                         f"{', '.join(ENCODINGS)}; a+b is both")
     file, _, kind = ENCODINGS[name].partition(".")
-    return getattr(importlib.import_module(f".{file}", __package__), kind)
+    try:
+        return getattr(importlib.import_module(f".{file}", __package__), kind)
+    except (ImportError, AttributeError, SyntaxError) as error:
+        raise UserError(f"encoding {name!r} should be the class {kind} of encodings/{file}.py: "
+                        f"{error}") from None

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from arc import oned
 from arc.leaks import allowed_colors, held_out, of_same_form, pair_key
+from arc.sources import first_of
 from arc.task import known_pairs
 from arc.tokens import encode_pair, grid_length, trace
 from arc.views import IDENTITY, SYMMETRIES, fixed_colors, random_colors, transform, view_pairs
@@ -425,13 +426,13 @@ class FromTasks(IterableDataset):
         self.fixed = [(fixed_colors(task, False), fixed_colors(task, True)) for task in tasks]
 
     def check_lengths(self):
-        longest = self.device_pairs.length.max(1)
-        for task, numbers in zip(self.tasks, self.numbers):
-            for p in numbers:
-                if longest[p] > self.config.max_len:
-                    raise UserError(f"task {task.id}: one of its pairs has {longest[p]} tokens, "
-                                    f"and a document may have max_len = {self.config.max_len}; "
-                                    "raise --max_len, or leave the task out")
+        limit, longest = self.config.max_len, self.device_pairs.length.max(1)
+        tasks = [task.id for task, numbers in zip(self.tasks, self.numbers)
+                 if any(longest[p] > limit for p in numbers)]
+        if tasks:
+            raise UserError(f"{len(tasks)} of {len(self.tasks)} tasks have a pair of more than "
+                            f"max_len = {limit} tokens: {first_of(tasks)}. --max_len="
+                            f"{max(longest)} would take all; or leave them out")
 
     def split(self, numbers, rng):
         """Returns a task's pairs, shuffled, as documents of at most demos + 1 pairs.

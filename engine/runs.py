@@ -247,7 +247,7 @@ def solving_folder(config, trained):
     if config.test == trained["test"]:         # the run's own folder, whose config.json stays
         return dataclasses.replace(config, tasks="")
     names = [Path(part).resolve().name for part in config.test.split("+")]
-    name = re.sub(r"\W+", "_", "+".join(names).replace(".json", "")).strip("_") or "tasks"
+    name = re.sub(r"[^\w-]+", "_", "+".join(names).replace(".json", "")).strip("_") or "tasks"
     folder = f"{config.out_dir}/{'tasks_' * (name == 'refine')}{name}"
     earlier = config.test
     with contextlib.suppress(OSError, ValueError, KeyError):

@@ -32,7 +32,8 @@ FILES = {
     "a list of no pairs": ([1, 2], "task tasks, train pair 0: no 'input'"),
     "an empty list": ([], "a list of pairs, and found no task"),
     "half a pair in a list": ([{"input": [[1]]}],
-                              "task tasks, train pair 0: a demonstration without an 'output'"),
+                              "task tasks, train pair 0: a demonstration without an 'output'; "
+                              "it has"),
     "no task": ({}, "found no task"),
     "a number for a task": ({"t": 3}, "task t.*'train'"),
     "no test": ({"t": {"train": []}}, "task t.*'test'"),
@@ -52,8 +53,11 @@ FILES = {
     "no list of rows": (with_grid(3), "task t, train pair 0, input"),
     "flat grid": (with_grid([1, 2]), "task t, train pair 0, input"),
     "no demonstrations": (file_of(train=[]), "task t: no demonstrations.*task_embed"),
+    "solutions alone": ({"a": [[[1]]]},
+                        "task a: no list of pairs under 'train'; a solutions file goes beside"),
+    "tasks without ids": ([raw(LONG)], "tasks.json: a list of tasks, which have no ids"),
     "pair too long": ({"long": raw(LONG)},
-                      "task long.*405 tokens.*max_len = 320.*--max_len"),
+                      "1 of 1 tasks have .*max_len = 320 tokens: long. --max_len=405"),
 }
 
 

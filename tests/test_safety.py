@@ -653,6 +653,15 @@ def test_what_is_meant_is_taken():
     assert config.out_dir == os.path.expanduser("~/x")
 
 
+def test_an_encoding_that_cannot_be_found_says_where_it_should_be(monkeypatch):
+    monkeypatch.setitem(index.ENCODINGS, "mine", "nowhere.Mine")
+    monkeypatch.setitem(index.ENCODINGS, "other", "rope.Other")
+    for name, place in (("mine", "Mine of encodings/nowhere.py"),
+                        ("other", "Other of encodings/rope.py")):
+        with pytest.raises(UserError, match=f"encoding '{name}' should be the class {place}"):
+            index.find(name)
+
+
 def test_an_encoding_says_what_it_lacks(monkeypatch):
     class NoDim(Encoding):
         def features(self, coords):
@@ -668,8 +677,32 @@ def test_an_encoding_says_what_it_lacks(monkeypatch):
     class Short(Whole):
         def features(self, coords):
             return coords[..., 2:3].float()
-    for kind, message in ((NoDim, "how many features.*self.dim"), (Whole, "dim = 2.*int64"),
-                          (Short, r"dim = 2.* of \(4096, 1\)")):
+
+    class Slip(Encoding):
+        def setup(self, config):
+            self.dim = 2
+
+        def feature(self, coords):
+            return coords[..., 2:].float()
+
+    class Endless(Whole):
+        def features(self, coords):
+            return 1 / coords[..., 2:]
+
+    class Narrow(Encoding):
+        def vector(self, coords):
+            return coords.float()
+
+    class Wide(Encoding):
+        def angles(self, coords):
+            return coords[..., None, :3].float()
+    for kind, message in ((NoDim, "how many features.*self.dim"),
+                          (Whole, r"floats of shape \(4096, 2\).*int64"),
+                          (Short, r"\(4096, 2\).* of \(4096, 1\)"),
+                          (Slip, "dim = 2, and there is no method `features`"),
+                          (Endless, "features are not finite everywhere on a canvas of"),
+                          (Narrow, r"vector should be .*\(4096, 32\).* of \(4096, 4\)"),
+                          (Wide, r"angles should be .*\(4096, 1, 8\).* of \(4096, 1, 3\)")):
         monkeypatch.setattr(index, "find", lambda name, kind=kind: kind)
         with pytest.raises(UserError, match=f"encoding {kind.__name__}: .*{message}"):
             train.GPT(tiny_config(encoding="mine"))

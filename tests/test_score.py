@@ -253,7 +253,7 @@ def test_tasks_that_are_asked_twice_are_refused(tmp_path):
     for name in ("a", "b"):
         write_tasks(tmp_path / f"{name}.json", ASKED[:1])
     (tmp_path / "submission").write_text("{}")
-    with pytest.raises(UserError, match="holds two tasks of the id two"):
+    with pytest.raises(UserError, match="holds two tasks of one id, two; rename"):
         rescore.main([str(tmp_path / "submission"), f"{tmp_path}/a.json+{tmp_path}/b.json"])
     for wrong in ([], ["a"], ["a", "b", "c"]):
         with pytest.raises(UserError, match="python -m arc.score SUBMISSION TASKS"):
@@ -273,7 +273,7 @@ def test_scoring_again_is_a_command_that_needs_no_torch(tmp_path):
         assert done.stdout.startswith("pass1: 0.1250\npass2: 0.5000\n")
     done = subprocess.run([sys.executable, "-m", "arc.score", "nowhere", file], cwd=ROOT,
                           capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.startswith("error: nowhere: no such file")
+    assert done.returncode == 1 and done.stderr.startswith("error: nowhere: no such submission")
 
 
 @pytest.mark.parametrize("name", ["rearc_75000", "quadtree"])

@@ -166,7 +166,7 @@ def test_tasks_to_solve_that_are_wider_than_the_canvas_are_counted_once():
     tasks = [wide, make_task("answer", "1 > 1", "1 > " + " ".join("1" * 8)), *flip_tasks(2)]
     assert canvas_lines(tasks, 16) == []
     (line,) = canvas_lines(tasks + tasks, 8)
-    assert line.startswith("2 tasks have grids beyond the canvas of 8 (sides up to 7)")
+    assert line.startswith("2 tasks have grids beyond the canvas of 8 (sides up to 7; ")
     assert line.endswith("queries with one count as failed: answer wide")
 
 
