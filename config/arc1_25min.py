@@ -11,3 +11,4 @@ max_steps = 66000
 warmup = 540 / max_steps                       # as in arc1.py
 eval_every = 10000
 views = 80
+log_every = 500                                # 8 seconds
