@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from arc import oned
-from arc.leaks import allowed_colors, held_out, of_same_form, pair_key
+from arc.leaks import allowed_colors, held_out, of_same_form, pair_key, shows
 from arc.sources import first_of
 from arc.task import known_pairs
 from arc.tokens import encode_pair, grid_length, trace
@@ -181,7 +181,8 @@ class Batch(NamedTuple):
     tokens: torch.Tensor                       # (T,)
     coords: torch.Tensor                       # (T, 4), see arc/tokens.py
     cu_seqlens: torch.Tensor                   # (D + 1,) int32: where each document begins, and T
-    task_view: torch.Tensor                    # (T, 2): row of the task embedding, symmetry
+    # (T, 2): row of the task embedding; symmetry, and 8 more where colors are the task's own
+    task_view: torch.Tensor
     targets: torch.Tensor                      # (T,): the next token, or IGNORE outside of outputs
     is_query: torch.Tensor                     # (T,): 1 where the target belongs to the query
     document: torch.Tensor                     # (T,): number of the document
@@ -216,7 +217,9 @@ def gather(pairs, documents, capacity=0, max_len=0):
     def ready(array):
         return send(torch.from_numpy(np.ascontiguousarray(array)), device)
     s = PairSlices(*ready(np.stack(slices)))
-    colors, task_view = ready(documents.colors), ready(documents.task_view)
+    own = (documents.colors == IDENTITY).all(1)
+    task_view = ready(documents.task_view + np.outer(own, [0, SYMMETRIES]))
+    colors = ready(documents.colors)
 
     # of each of the T tokens: the slice that it comes from, and its index in pairs.tokens
     piece = torch.arange(len(s.start), device=device)
@@ -503,7 +506,7 @@ class FromTasks(IterableDataset):
             left -= chosen[-1].length
 
     def plan_document(self, step, i, drawn):
-        """Returns the DocumentPlan of document i of a step, in random colors.
+        """Returns the DocumentPlan of document i of a step, in random colors or in its own.
 
         They make no pair the same as a test pair of val or test, if 8 tries find such colors.
         """
@@ -514,6 +517,9 @@ class FromTasks(IterableDataset):
         if self.config.colors:
             risky = [self.risky[p] for p in drawn.pairs if p in self.risky]
             colors = allowed_colors(rng, fixed, self.banned, risky, drawn.symmetry)
+            own = self.config.own_colors and rng.random() < self.config.own_colors
+            if own and not shows(self.banned, risky, drawn.symmetry, IDENTITY):
+                colors = IDENTITY
         task_row = self.task_rows.get(self.tasks[drawn.task].id, 0)
         if with_demos and rng.random() < 0.1:
             task_row = 0                       # row 0 learns to stand for a task never seen

@@ -880,6 +880,16 @@ def test_the_summary_of_levers_is_what_was_measured():
     expected = ("a tenth of them: one view {}, pass@2 {}; three tenths: {}, {}; a tenth of the "
                 "inputs', too: {}, {} (")
     assert expected.format(*sum(said, [])) in flat(ARC1)
+    decay, said = {**stored("arc1/embed_decay.json"),
+                   "0": stored("in_weights_corrected.json")["runs"]}, {}
+    for arm in ("0", "0.1", "0.5", "4500 steps, 0", "4500 steps, 0.1"):
+        said[arm] = [percent(mean([run[key] for run in decay[arm].values()]))
+                     for key in ("pass1_single", "pass2")]
+    for one, two, first in (("0.1", "0", "with 0.1 "), ("4500 steps, 0.1", "4500 steps, 0", "")):
+        pairs = " instead of {}, pass@2 {} instead of ".join([f"{first}one view {{}}", "{}"])
+        cells = said[one][0], said[two][0], said[one][1], said[two][1]
+        assert pairs.format(*cells) in flat(ARC1)
+    assert f"with 0.5 {', '.join(said['0.5'])}." in flat(ARC1)
     ordered = [float(cells[0].split()[0].rstrip(",").removeprefix("+")) for cells in rows.values()]
     assert ordered == sorted(ordered, reverse=True)
 

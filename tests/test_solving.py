@@ -75,7 +75,7 @@ def test_one_wide_grid_fails_its_own_queries(run, tmp_path):
     assert metrics["tasks"] == 4 and metrics["n"] == 5
     folder = tmp_path / "run" / "mixed"
     log = (folder / "log.txt").read_text()
-    assert "1 tasks have grids beyond the canvas of 16 (sides up to 15)" in log
+    assert "1 tasks have grids beyond the canvas of 16 (sides up to 15; it was chosen when" in log
     assert "queries with one count as failed: wide" in log
     submitted = json.loads((folder / "submission.json").read_text())
     zero = {"attempt_1": [[0]], "attempt_2": [[0]]}
@@ -130,7 +130,7 @@ def test_the_line_counts_tasks_once():
     wide = make_task("wide", f"{ROW} > {COLUMN}", f"{ROW} > 1")
     assert canvas_lines([wide, wide, *flip_tasks(2)], 16) == []
     (line,) = canvas_lines([wide, wide, *flip_tasks(2)], 8)
-    assert line.startswith("1 tasks have grids beyond the canvas of 8 (sides up to 7)")
+    assert line.startswith("1 tasks have grids beyond the canvas of 8 (sides up to 7; ")
     assert np.all([name not in line for name in ("flip0", "flip1")])
 
 
