@@ -122,8 +122,8 @@ def add_draft_pair(model, optimizer):
         return torch.cat([rows, rows[-2:]])
     for part in optimizer.parts:
         state = part.state.get(table, {})
-        for key, value in state.items():
-            if isinstance(value, torch.Tensor) and value.shape == table.shape:
+        for key, value in state.items():       # of Adafactor not all are as wide as the table
+            if isinstance(value, torch.Tensor) and value.shape[:1] == table.shape[:1]:
                 state[key] = grow(value)
     table.data = grow(table.data)
     model.segment.num_embeddings += 2

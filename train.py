@@ -31,7 +31,7 @@ from engine.checkpoints import (as_trained, check_same_network, check_trained_on
 from engine.cuda_graphs import GraphedStep
 from engine.devices import autocast, check_memory, is_compiled, n_workers
 from engine.llama import check_llama, load_llama
-from engine.optim import Optimizer, averaged, learning_rate
+from engine.optim import Optimizer, averaged, check_gradients, learning_rate
 from engine.predict import Predictor, known_queries
 from engine.runs import (Log, Progress, Run, announce, check_folder, clock, command_line,
                          interruptible, set_up, solving_folder, take_folder, write_config)
@@ -153,9 +153,9 @@ def fit(run, stream, validate=None):
             grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(),
                                                        config.grad_clip or math.inf)
             optimizer.step(learning_rate(config, optimizer, run.step))
-            progress.tokens += int(step.documents.lengths().sum())
             run.dropped_demos += step.dropped_demos
             run.step += 1
+            progress.count(int(step.documents.lengths().sum()))
     if stop:
         run.exit_after_signal(stop)
     if run.dropped_demos:
@@ -171,7 +171,8 @@ class ForwardBackward:
     """
 
     def __init__(self, config, model, stream, device):
-        self.config, self.stream, self.device = config, stream, device
+        self.config, self.model, self.stream, self.device = config, model, stream, device
+        self.checked = False
         self.compiled = is_compiled(config, device)
         model.recompute = config.recompute     # activation checkpointing
         # eager: the network and the step as they are
@@ -198,6 +199,9 @@ class ForwardBackward:
             # T tokens of the chosen documents, laid end to end
             batch = gather(pairs, documents.take(which), capacity, self.config.max_len)
             losses = losses + self.work(*batch, totals)
+            if not self.checked:               # once: all that trains is in use
+                check_gradients(self.model)
+                self.checked = True
         return ranks.sum_gradients(self.network.parameters(), losses)
 
     def micro_batch(self, *tensors):

@@ -83,7 +83,8 @@ def check_grid(grid, where):
 def read_pairs(raw, part, where, solutions=None):
     """Returns the pairs under raw[part]. solutions: the outputs of a Kaggle task's test pairs."""
     if not isinstance(raw, dict) or not isinstance(raw.get(part), list):
-        solution = "; a solutions file goes beside its challenges file" * isinstance(raw, list)
+        alone = isinstance(raw, list) and not any(isinstance(pair, dict) for pair in raw)
+        solution = "; a solutions file goes beside its challenges file" if alone else ""
         raise UserError(f"{where}: no list of pairs under {part!r}{solution}")
     if solutions is not None and len(solutions) != len(raw[part]):
         raise UserError(f"{where}: {len(raw[part])} test pairs, and the solutions file holds "

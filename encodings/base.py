@@ -22,7 +22,7 @@ class Encoding(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.levels = config.canvas.bit_length() - 1
-        self.width = config.n_embd             # C
+        self.width, self.n_head = config.n_embd, config.n_head
         self.rotary_pairs = config.n_embd // config.n_head // 2    # hs / 2, each can be turned
         # how many values each of the four coordinates has
         self.limits = config.max_len, 2 * config.n_pairs, config.canvas, config.canvas
@@ -65,7 +65,7 @@ class Encoding(nn.Module):
         coords = torch.randint(2**31, (4096, 4), generator=generator) % torch.tensor(self.limits)
         angles = self.angles(coords)
         if angles is not None:
-            heads = angles.shape[1] if angles.ndim == 3 else 1
+            heads = 1 if angles.ndim == 3 and angles.shape[1] == 1 else self.n_head
             self.check("angles", angles, heads, self.rotary_pairs)
         if type(self).vector is not Encoding.vector:
             vector = self(coords)
@@ -93,6 +93,8 @@ class Together(nn.Module):
         super().__init__()
         self.parts = nn.ModuleList(parts)
         self.dim = sum(part.dim for part in parts)
+        for part in parts:
+            part.scale_to_one()                # which says what is wrong with one
         origin = torch.zeros(1, 4, dtype=torch.long)
         adding = sum(part.vector(origin) is not None for part in parts)
         self.scale = max(1, adding) ** -0.5    # several start with the size of one

@@ -150,6 +150,15 @@ OPTIMIZERS = {
 }
 
 
+def check_gradients(model):
+    """UserError where a parameter that trains has no gradient after the first backward pass."""
+    unused = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    if unused:
+        raise UserError(f"{', '.join(unused)}: no gradient after the first backward pass, as the "
+                        "network does not use it; delete it, use it in forward, or freeze it with "
+                        "requires_grad_(False)")
+
+
 class Optimizer:
     """One or several torch optimizers as one. Every parameter is in exactly one of their groups."""
 
@@ -168,8 +177,6 @@ class Optimizer:
         grouped = [id(p) for part in self.parts for g in part.param_groups for p in g["params"]]
         expected = [id(p) for p in model.parameters() if p.requires_grad]
         assert sorted(grouped) == sorted(expected), "a parameter is in no group, or in two"
-        # those that train, by name; checked once, at the first step
-        self.unchecked = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.set_train_mode()
 
     def set_train_mode(self):
@@ -183,12 +190,6 @@ class Optimizer:
                     group["train_mode"] = True
 
     def step(self, lr):
-        unused = [name for name, p in self.unchecked.items() if p.grad is None]
-        if unused:
-            raise UserError(f"{', '.join(unused)}: no gradient after the first step, as the "
-                            "network does not use it; delete it, use it in forward, or freeze it "
-                            "with requires_grad_(False)")
-        self.unchecked = {}
         for part in self.parts:
             for group in part.param_groups:
                 group["lr"] = lr
@@ -230,7 +231,7 @@ def check_state(part, state, begun):
             if not isinstance(group[key], kind):
                 raise ValueError(f"{key} of a group is {group[key]!r}")
         states = [state["state"].get(number, {}) for number in expected["params"]]
-        stacked = False                        # Muon's first parameter has it for all
+        stacked = False                        # Muon's first parameter has those of all
         for p, of_p in zip(own["params"], states):
             for key, value in of_p.items():
                 whole_group = value.shape == (len(own["params"]), *p.shape)
@@ -240,9 +241,10 @@ def check_state(part, state, begun):
                     n in (1, side) for n, side in zip(value.shape, p.shape))
                 if value.ndim and not whole_group and not fits:
                     raise ValueError(f"{key} of a parameter is {tuple(value.shape)}")
-        complete = all(states) or (stacked and states[0])
-        if begun and not complete or not begun and any(states):
-            raise ValueError("it has states of other parameters than this run")
+        kept = {name for of_p in states for name in of_p}
+        complete = stacked or all(of_p.keys() == kept for of_p in states)
+        if not complete or begun != bool(kept):
+            raise ValueError("it lacks the state of a parameter, or has one too many")
 
 
 @contextlib.contextmanager

@@ -197,13 +197,13 @@ def take_folder(config):
                 (folder / name).unlink()
 
 
-# what decides how a network learns, besides its encoding; reports and messages may change
-CODE = ("train.py", "model.py", "engine/batches.py", "engine/optim.py", "arc/oned.py",
-        "encodings/base.py")
+# the files that decide how train.py's network learns, besides its encoding
+CODE = ("train.py", "model.py", "engine/batches.py", "engine/optim.py", "arc/leaks.py",
+        "arc/oned.py", "arc/sources.py", "arc/tokens.py", "arc/views.py", "encodings/base.py")
 
 
 def code_hash(config):
-    """Returns 12 hex digits for the files of CODE and of the encoding that a config names."""
+    """Returns 12 hex digits for the files of CODE and of a config's encoding, comments too."""
     root, digest = Path(__file__).parents[1], hashlib.sha256()
     own = {inspect.getsourcefile(find(name)) for name in config.encoding.split("+")}
     for name in [*CODE, *sorted(own)]:         # an absolute path stays as it is
@@ -293,6 +293,7 @@ class Run:
         training: also the weights in training and the optimizer's state, for --resume.
         """
         if not self.log.writes:
+            self.replaces = []
             return
         state = dict(
             kind=KIND, network=type(self.model).__name__, config=dataclasses.asdict(self.config),
@@ -348,8 +349,8 @@ class Run:
         """Removes the records that a resumed run will make again; training mode."""
         self.log.forget_after(self.step)
         if self.code_changed:
-            self.log("note: the code of the network, the optimizer, the batches or the encoding "
-                     "changed since the checkpoint; this is no longer one run")
+            self.log("note: a file that decides how the network learns, or its encoding, changed "
+                     "since the checkpoint; if more than words changed, this is no longer one run")
         self.model.train()
 
     def due(self, every):
@@ -415,16 +416,23 @@ class Run:
 class Progress:
     """How fast training is.
 
-    ms and tok/s leave out evaluation and saving; seconds and ETA do not. ETA leaves out what came
-    before the first report, as the first steps may compile.
+    ms and tok/s leave out evaluation and saving; seconds and ETA do not. ETA leaves out the first
+    steps of a session, which may compile.
     """
     SILENCE = 30                               # seconds, after which there is a line in any case
+    FIRST = 3                                  # steps
 
     def __init__(self, run):
-        self.run, self.from_step, self.from_seconds = run, run.step, run.seconds
-        self.reported = False
+        self.run, self.first_step = run, run.step
         self.begun = time.time() - run.seconds
         self.restart()
+        self.count(0)
+
+    def count(self, tokens):
+        """Is told of each step that is done."""
+        self.tokens += tokens
+        if self.run.step <= self.first_step + self.FIRST:      # the rest is what ETA counts
+            self.from_step, self.from_time = self.run.step, time.time()
 
     def due(self):
         """Returns whether to report although log_every does not ask for it: slow steps."""
@@ -441,13 +449,14 @@ class Progress:
             return
         ms = 1000 * (now - self.mark) / (run.step - self.marked_step)
         lr = learning_rate(config, run.optimizer, run.step - 1)
-        per_step = (run.seconds - self.from_seconds) / (run.step - self.from_step)
-        if not self.reported:
-            self.reported, self.from_step, self.from_seconds = True, run.step, run.seconds
+        eta = "unknown"
+        if run.step > self.from_step:
+            per_step = (now - self.from_time) / (run.step - self.from_step)
+            eta = clock((config.max_steps - run.step) * per_step)
         run.log(f"step {run.step:6d}/{config.max_steps} {run.step / config.max_steps:4.0%}  "
                 f"loss {losses[1]:.4f}  lr {lr:.2e}  norm {grad_norm:5.2f}  {ms:6.1f} ms  "
                 f"{self.tokens / (now - self.mark):7.0f} tok/s  "
-                f"ETA {clock((config.max_steps - run.step) * per_step)}")
+                f"ETA {eta}")
         run.log.record(kind="train", step=run.step, loss=losses[1], loss_all_outputs=losses[0],
                        lr=lr, norm=grad_norm, ms=ms, seconds=run.seconds)
 

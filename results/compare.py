@@ -12,8 +12,8 @@ rate then runs in full on seeds 1, 2, 3 (--seeds=) and is scored on `test`, one 
 
 --out=FOLDER (out/compare) gets NAME.json (every number), NAME.md (the table), NAME.svg (the curves;
 needs matplotlib), and the runs. Runs that are finished there are used again, and those that were
-cut off go on; where the code of the network, the optimizer, the batches or their encoding changed
-since, they run again, as all do with --overwrite. `minutes` writes minutes.json, and the tables and
+cut off go on; where their encoding, or a file that decides how a network learns, changed since,
+they run again, as all do with --overwrite. `minutes` writes minutes.json, and the tables and
 figures of that folder anew. --out=results replaces what is published.
 """
 import json
@@ -133,6 +133,7 @@ def look_into(folder, config):
         raise UserError(f"{folder} holds another run: {differences}. Name another folder with "
                         "--out=, or replace it with --overwrite")
     if found["versions"].get("code") != code_hash(config):
+        print(f"{folder}: its code changed since (engine/runs.py: CODE), so it is run again")
         return None, "--overwrite"
     metrics, last = folder / "metrics.jsonl", "test" if config.test else "val"
     records = read_lines(metrics)[0] if metrics.exists() else []

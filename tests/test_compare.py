@@ -128,12 +128,18 @@ def test_finished_runs_are_used_again_and_a_run_that_was_cut_off_goes_on(compare
     assert all(c.overwrite and not c.resume for c in compare.runs)
 
 
-def test_a_run_of_other_code_is_run_again(compare, tmp_path):
+def test_a_run_of_other_code_is_run_again(compare, tmp_path, capsys):
     """Say, of an encoding that was changed since: finished, or cut off."""
     given = "encodings", f"--out={tmp_path}", "--seeds=1"
     compare(*given)
     compare.code = "2"
+    compare.cut = {"none"}
+    with pytest.raises(SystemExit, match="cut off"):
+        compare(*given)
+    assert all(c.overwrite for c in compare.runs)
+    compare.code, compare.cut = "3", set()
     assert len(compare(*given)) == 6 and all(c.overwrite for c in compare.runs)
+    assert "its code changed since" in capsys.readouterr().out
     assert compare(*given) == []
 
 

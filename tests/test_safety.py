@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import ROOT, TINY, checkpoint, flags, flip_tasks, records, tiny_config, write_tasks
 
+import refine
 import train
 from arc import files
 from arc.files import append_line, whole_file, write_text
@@ -20,7 +21,7 @@ from arc.sources import Data, fingerprint
 from arc.task import Task
 from config import Config, UserError, load_config
 from engine import runs
-from engine.optim import OPTIMIZERS
+from engine.optim import OPTIMIZERS, Optimizer
 from engine.predict import make_queries
 from engine.runs import Log
 from positions import index
@@ -523,7 +524,7 @@ def test_the_old_run_stays_until_the_new_one_has_a_checkpoint(run, tmp_path):
 def test_a_run_that_goes_on_with_other_code_says_so(run, tmp_path, monkeypatch, capsys):
     run(eval_every=1)
     run(resume=True, eval_every=2)             # when it is judged may change
-    assert "changed since the checkpoint" not in capsys.readouterr().out
+    assert "changed since" not in capsys.readouterr().out
     before = runs.code_hash(Config())
     assert before != runs.code_hash(Config(encoding="rope"))
     mine = tmp_path / "model.py"
@@ -531,7 +532,7 @@ def test_a_run_that_goes_on_with_other_code_says_so(run, tmp_path, monkeypatch, 
     monkeypatch.setattr(runs, "CODE", [*runs.CODE, str(mine)])
     assert before != runs.code_hash(Config())
     run(resume=True)
-    assert "the encoding changed since the checkpoint" in capsys.readouterr().out
+    assert "or its encoding, changed since the checkpoint" in capsys.readouterr().out
 
 
 def test_a_parameter_that_nothing_uses_is_named_at_the_first_step(run, tmp_path, monkeypatch):
@@ -541,7 +542,7 @@ def test_a_parameter_that_nothing_uses_is_named_at_the_first_step(run, tmp_path,
             super().setup(config)
             self.spare = torch.nn.Parameter(torch.zeros(3, 3))
     monkeypatch.setattr(index, "find", lambda name: Unused)
-    with pytest.raises(UserError, match=r"encoding\.spare: no gradient after the first step"):
+    with pytest.raises(UserError, match=r"encoding\.spare: no gradient after the first backward"):
         run()
 
 
@@ -560,7 +561,6 @@ def test_an_optimizer_of_ones_own_goes_on_where_it_was(run, tmp_path, monkeypatc
     knobs = dict(optimizer="mine", max_steps=4, eval_every=2, keep_every=2, learning_rate=1e-3)
     run(out="whole", **knobs)
     with monkeypatch.context() as patch:
-        patch.setattr(runs.Run, "due", lambda self, every: self.step == 2)
         patch.setattr(train, "validate", lambda *args: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(out="cut", **knobs)
@@ -568,6 +568,21 @@ def test_an_optimizer_of_ones_own_goes_on_where_it_was(run, tmp_path, monkeypatc
     run(out="cut", resume=True, **knobs)
     whole, cut = (checkpoint(tmp_path / name)["training"] for name in ("whole", "cut"))
     assert all(torch.equal(whole[key], cut[key]) for key in whole)
+
+
+@pytest.mark.parametrize("optimizer", [adafactor, sgd])
+def test_refine_makes_room_in_an_optimizer_of_ones_own(monkeypatch, optimizer):
+    monkeypatch.setitem(OPTIMIZERS, "mine", (None, optimizer, True))
+    model = train.GPT(tiny_config())
+    mine = Optimizer(model, Config(optimizer="mine"))
+    for grow in (False, True):
+        if grow:
+            refine.add_draft_pair(model, mine)
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        before = model.segment.weight.detach().clone()
+        mine.step(0.1)
+        assert (model.segment.weight != before).all()
 
 
 def test_a_hangup_that_is_ignored_stops_nothing(tmp_path):
@@ -696,13 +711,22 @@ def test_an_encoding_says_what_it_lacks(monkeypatch):
     class Wide(Encoding):
         def angles(self, coords):
             return coords[..., None, :3].float()
+
+    class Heads(Encoding):
+        def angles(self, coords):
+            return torch.zeros(*coords.shape[:-1], 3, 8)
     for kind, message in ((NoDim, "how many features.*self.dim"),
                           (Whole, r"floats of shape \(4096, 2\).*int64"),
                           (Short, r"\(4096, 2\).* of \(4096, 1\)"),
                           (Slip, "dim = 2, and there is no method `features`"),
                           (Endless, "features are not finite everywhere on a canvas of"),
                           (Narrow, r"vector should be .*\(4096, 32\).* of \(4096, 4\)"),
+                          (Heads, r"angles should be .*\(4096, 2, 8\).* of \(4096, 3, 8\)"),
                           (Wide, r"angles should be .*\(4096, 1, 8\).* of \(4096, 1, 3\)")):
-        monkeypatch.setattr(index, "find", lambda name, kind=kind: kind)
-        with pytest.raises(UserError, match=f"encoding {kind.__name__}: .*{message}"):
-            train.GPT(tiny_config(encoding="mine"))
+        real = index.find
+        with monkeypatch.context() as patch:
+            patch.setattr(index, "find", lambda name, kind=kind: kind if name == "mine"
+                          else real(name))
+            for name in ("mine", "mine+none"):
+                with pytest.raises(UserError, match=f"encoding {kind.__name__}: .*{message}"):
+                    train.GPT(tiny_config(encoding=name))
