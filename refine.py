@@ -365,7 +365,8 @@ class Drafts:
         fixed = fixed_colors(query.task, self.config.demos > 0)
         if not self.config.colors:
             return IDENTITY
-        return allowed_colors(rng, fixed, self.banned, shown_pairs(query), query.symmetry)
+        return allowed_colors(rng, fixed, self.banned, shown_pairs(query), query.symmetry,
+                              self.config.own_colors)
 
 
 def shown_pairs(query):

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from arc import oned
-from arc.leaks import allowed_colors, held_out, of_same_form, pair_key, shows
+from arc.leaks import allowed_colors, held_out, of_same_form, pair_key
 from arc.sources import first_of
 from arc.task import known_pairs
 from arc.tokens import encode_pair, grid_length, trace
@@ -516,10 +516,8 @@ class FromTasks(IterableDataset):
         colors = IDENTITY
         if self.config.colors:
             risky = [self.risky[p] for p in drawn.pairs if p in self.risky]
-            colors = allowed_colors(rng, fixed, self.banned, risky, drawn.symmetry)
-            own = self.config.own_colors and rng.random() < self.config.own_colors
-            if own and not shows(self.banned, risky, drawn.symmetry, IDENTITY):
-                colors = IDENTITY
+            colors = allowed_colors(rng, fixed, self.banned, risky, drawn.symmetry,
+                                    self.config.own_colors)
         task_row = self.task_rows.get(self.tasks[drawn.task].id, 0)
         if with_demos and rng.random() < 0.1:
             task_row = 0                       # row 0 learns to stand for a task never seen
