@@ -692,6 +692,63 @@ def test_arc1_is_what_was_measured(name):
         assert f"({percent(without)} without" in row[1]
 
 
+def renames(grid, answer):
+    """Returns whether a grid is the answer but for the names of colors."""
+    if [len(row) for row in grid] != [len(row) for row in answer]:
+        return False
+    pairs = {pair for a, b in zip(grid, answer) for pair in zip(a, b)}
+    return len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs})
+
+
+def wrong_cells(grid, answer):
+    """Returns the wrong cells of a grid, or None where the shape is another."""
+    if [len(row) for row in grid] != [len(row) for row in answer]:
+        return None
+    return sum(x != y for a, b in zip(grid, answer) for x, y in zip(a, b))
+
+
+@pytest.mark.skipif("ARC_DATA" not in os.environ, reason="ARC_DATA names no folder of tasks")
+def test_what_four_runs_solve_is_what_was_measured():
+    tasks = json.loads((Path(os.environ["ARC_DATA"]) / "arc1-evaluation.json").read_text())
+    runs = []
+    for name in ("best_seed1", "best_seed2", "rearc_75000", "rearc_two_gpus"):
+        with gzip.open(RESULTS / "arc1" / f"{name}.submission.json.gz") as file:
+            runs.append(json.load(file))
+    rows = table(ARC1, "| queries | number | solved by one run")
+    found, unsolved, renamed = {label: [] for label in rows}, [], [0] * len(runs)
+    for name, task in tasks.items():
+        sizes = [sum(len(row) for grid in pair.values() for row in grid) for pair in task["train"]]
+        for i, pair in enumerate(task["test"]):
+            answer = pair["output"]
+            cells = sum(map(len, answer))
+            attempts = [list(run[name][i].values()) for run in runs]
+            solved = [answer in grids for grids in attempts]
+            longer = cells + sum(map(len, pair["input"])) > max(sizes)
+            for label, member in zip(rows, (True, longer, not longer, cells < 100,
+                                            100 <= cells < 250, cells >= 250)):
+                found[label] += [sum(solved)] * member
+            for r, grids in enumerate(attempts):
+                renamed[r] += not solved[r] and any(renames(grid, answer) for grid in grids)
+            if not any(solved):
+                unsolved.append((answer, sum(attempts, [])))
+    for label, numbers in found.items():
+        n = len(numbers)
+        shares = [mean(numbers) / len(runs), numbers.count(len(runs)) / n, numbers.count(0) / n]
+        assert rows[label] == [str(n), *map(percent, shares)], label
+    best = [min((w for w in (wrong_cells(grid, answer) for grid in grids) if w is not None),
+                default=None) for answer, grids in unsolved]
+    few = sum(w is not None and w <= 5 for w in best)
+    share = [w is not None and w > 5 and w < sum(map(len, answer)) / 5
+             for w, (answer, _) in zip(best, unsolved)]
+    said = f"Of the best attempt at those {len(best)}, {few} have at most 5 wrong cells, "
+    assert f"{said}{sum(share)} under a fifth" in flat(ARC1)
+    assert f"and {best.count(None)} another shape" in flat(ARC1)
+    again = sum(any(renames(grid, answer) for grid in grids) for answer, grids in unsolved)
+    said = f"{again} of the {len(best)} have an attempt that is right but for the names"
+    assert said in flat(ARC1)
+    assert f"so have {min(renamed)} to {max(renamed)} of the queries that one run" in flat(ARC1)
+
+
 def rescored(name):
     """Returns the scores of a stored submission: of all tasks, and of those whose rule is new."""
     answers = json.loads((Path(os.environ["ARC_DATA"]) / "arc1-evaluation.json").read_text())
