@@ -32,7 +32,7 @@ from config import UserError, load_config, split_names
 import torch
 
 from engine.optim import OPTIMIZERS
-from engine.checkpoints import differing, model_config
+from engine.checkpoints import differing, load_checkpoint, model_config
 from engine.runs import clock, code_hash, versions
 from positions.index import ENCODINGS, build
 
@@ -139,7 +139,10 @@ def look_into(folder, config):
     records = read_lines(metrics)[0] if metrics.exists() else []
     if any(record["step"] == config.max_steps for record in of_kind(records, last)):
         return records, ""
-    return None, "--resume" if (folder / "ckpt.pt").exists() else "--overwrite"
+    path = folder / "ckpt.pt"                  # it may be older than config.json
+    if path.exists() and load_checkpoint(path)["versions"].get("code") == code_hash(config):
+        return None, "--resume"
+    return None, "--overwrite"
 
 
 def of_kind(records, kind):

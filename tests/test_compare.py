@@ -48,7 +48,8 @@ def compare(script, monkeypatch):
         facts = {**vars(config), "given": given, "canvas": 16, "versions": {"code": call.code}}
         (folder / "config.json").write_text(json.dumps(facts))
         if config.encoding in call.cut:
-            (folder / "ckpt.pt").touch()
+            if not (folder / "ckpt.pt").exists():      # else cut off before it saved
+                (folder / "ckpt.pt").write_text(call.code)
             raise SystemExit("cut off")
         (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
         return records
@@ -60,6 +61,8 @@ def compare(script, monkeypatch):
                 for c in call.runs]
     call.cut, call.module, call.code = set(), module, "1"
     monkeypatch.setattr(module, "code_hash", lambda config: call.code)
+    monkeypatch.setattr(module, "load_checkpoint",
+                        lambda path: dict(versions=dict(code=path.read_text())))
     monkeypatch.setattr(module, "run_script", run_script)
     monkeypatch.setattr(module, "figure", lambda *args: None)
     monkeypatch.setitem(module.ARMS, "encodings", ("encoding", ["rope", "none"], [0.25, 0.125]))
@@ -134,6 +137,12 @@ def test_a_run_of_other_code_is_run_again(compare, tmp_path, capsys):
     compare(*given)
     compare.code = "2"
     compare.cut = {"none"}
+    with pytest.raises(SystemExit, match="cut off"):
+        compare(*given)
+    assert all(c.overwrite for c in compare.runs)
+    compare.code = "2b"                        # cut off again: the checkpoint is that of "2"
+    with pytest.raises(SystemExit, match="cut off"):
+        compare(*given)
     with pytest.raises(SystemExit, match="cut off"):
         compare(*given)
     assert all(c.overwrite for c in compare.runs)

@@ -947,6 +947,12 @@ def test_the_summary_of_levers_is_what_was_measured():
         cells = said[one][0], said[two][0], said[one][1], said[two][1]
         assert pairs.format(*cells) in flat(ARC1)
     assert f"with 0.5 {', '.join(said['0.5'])}." in flat(ARC1)
+    own = stored("arc1/own_colors.json")
+    cells = [percent(own[arm][key]) for key in ("pass2", "oracle", "pass1_single")
+             for arm in ("0.4", "0")]
+    said = ("pass@2 {} instead of {}, some view is right {} instead of {}, the task's own view "
+            "alone {} instead of {}")
+    assert said.format(*cells) in flat(ARC1)
     ordered = [float(cells[0].split()[0].rstrip(",").removeprefix("+")) for cells in rows.values()]
     assert ordered == sorted(ordered, reverse=True)
 
