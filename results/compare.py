@@ -132,17 +132,22 @@ def look_into(folder, config):
     if differences:
         raise UserError(f"{folder} holds another run: {differences}. Name another folder with "
                         "--out=, or replace it with --overwrite")
-    if found["versions"].get("code") != code_hash(config):
+    code = code_hash(config)
+    if found["versions"].get("code") != code:
         print(f"{folder}: its code changed since (engine/runs.py: CODE), so it is run again")
         return None, "--overwrite"
     metrics, last = folder / "metrics.jsonl", "test" if config.test else "val"
     records = read_lines(metrics)[0] if metrics.exists() else []
     if any(record["step"] == config.max_steps for record in of_kind(records, last)):
         return records, ""
-    path = folder / "ckpt.pt"                  # it may be older than config.json
-    if path.exists() and load_checkpoint(path)["versions"].get("code") == code_hash(config):
-        return None, "--resume"
-    return None, "--overwrite"
+    if not (folder / "ckpt.pt").exists():
+        return None, "--overwrite"
+    try:                                       # it may be older than config.json
+        made_by = load_checkpoint(folder / "ckpt.pt")["versions"].get("code")
+    except UserError as error:                 # say, a network of other sizes
+        print(f"{error}; so it is run again")
+        return None, "--overwrite"
+    return None, "--resume" if made_by == code else "--overwrite"
 
 
 def of_kind(records, kind):

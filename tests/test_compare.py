@@ -11,6 +11,7 @@ import pytest
 
 from config import UserError, load_config
 from conftest import ROOT, TINY, flags
+from engine.checkpoints import load_checkpoint
 
 RESULTS = ROOT / "results"
 
@@ -48,6 +49,7 @@ def compare(script, monkeypatch):
         facts = {**vars(config), "given": given, "canvas": 16, "versions": {"code": call.code}}
         (folder / "config.json").write_text(json.dumps(facts))
         if config.encoding in call.cut:
+            (folder / "metrics.jsonl").unlink(missing_ok=True)
             if not (folder / "ckpt.pt").exists():      # else cut off before it saved
                 (folder / "ckpt.pt").write_text(call.code)
             raise SystemExit("cut off")
@@ -131,7 +133,7 @@ def test_finished_runs_are_used_again_and_a_run_that_was_cut_off_goes_on(compare
     assert all(c.overwrite and not c.resume for c in compare.runs)
 
 
-def test_a_run_of_other_code_is_run_again(compare, tmp_path, capsys):
+def test_a_run_of_other_code_is_run_again(compare, tmp_path, capsys, monkeypatch):
     """Say, of an encoding that was changed since: finished, or cut off."""
     given = "encodings", f"--out={tmp_path}", "--seeds=1"
     compare(*given)
@@ -146,6 +148,12 @@ def test_a_run_of_other_code_is_run_again(compare, tmp_path, capsys):
     with pytest.raises(SystemExit, match="cut off"):
         compare(*given)
     assert all(c.overwrite for c in compare.runs)
+    with monkeypatch.context() as patch:       # it has other sizes now, say
+        patch.setattr(compare.module, "load_checkpoint", load_checkpoint)
+        with pytest.raises(SystemExit, match="cut off"):
+            compare(*given)
+    assert all(c.overwrite for c in compare.runs)
+    assert "not a readable checkpoint" in capsys.readouterr().out
     compare.code, compare.cut = "3", set()
     assert len(compare(*given)) == 6 and all(c.overwrite for c in compare.runs)
     assert "its code changed since" in capsys.readouterr().out
