@@ -233,7 +233,7 @@ class GPT(nn.Module):
         # where it stands: row, column and index, as the encoding has them
         with torch.device("cpu"):              # also for sizes alone (meta): it may compute numbers
             self.encoding = build(config)
-        # which rule, and which view: vectors learned for each task and each view
+        # which rule, and which symmetry: vectors learned for each task and each view
         self.task = nn.Embedding(config.n_tasks, C) if config.n_tasks else None
         self.view = nn.Embedding(config.n_views, C) if config.n_views else None
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
@@ -263,10 +263,10 @@ class GPT(nn.Module):
         """Returns the logits (T, V) of the token that comes next.
 
         tokens: (T,). coords: (T, 4), see arc/tokens.py. cu_seqlens: (D + 1,) int32, the index at
-        which each document begins, and T. task_view: (T, 2), row of the task embedding, and the
-        symmetry (8 more: colors not permuted), read where the network has such embeddings. With a
-        cache a first call takes the documents' beginnings; each later one is a decode step, one
-        token a document, with cu_seqlens None.
+        which each document begins, and T. task_view: (T, 2), row of the task embedding and
+        symmetry, read where the network has such embeddings. With a cache a first call takes the
+        documents' beginnings; each later one is a decode step, one token a document, with
+        cu_seqlens None.
         """
         x = self.embed(tokens, coords, task_view)
         context = self.attention_context(x, coords, cu_seqlens, cache)
@@ -277,7 +277,7 @@ class GPT(nn.Module):
         if self.task is not None:
             x = x + self.task(task_view[:, 0])                          # the rule of the task
         if self.view is not None:
-            x = x + self.view(task_view[:, 1] % self.config.n_views)    # the symmetry
+            x = x + self.view(task_view[:, 1])                          # the symmetry
         return x
 
     def attention_context(self, x, coords, cu_seqlens, cache):

@@ -365,8 +365,7 @@ class Drafts:
         fixed = fixed_colors(query.task, self.config.demos > 0)
         if not self.config.colors:
             return IDENTITY
-        return allowed_colors(rng, fixed, self.banned, shown_pairs(query), query.symmetry,
-                              self.config.own_colors)
+        return allowed_colors(rng, fixed, self.banned, shown_pairs(query), query.symmetry)
 
 
 def shown_pairs(query):

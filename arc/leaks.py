@@ -61,13 +61,11 @@ def shows(banned, pairs, symmetry, colors):
     return any(pair_key(*pair) in banned for pair in view_pairs(pairs, symmetry, colors))
 
 
-def allowed_colors(rng, fixed, banned, pairs, symmetry, own=0.0):
+def allowed_colors(rng, fixed, banned, pairs, symmetry):
     """Returns a random color table under which the pairs show no banned one.
 
-    With probability `own`, and after 8 tries, it is the table that changes nothing.
+    After 8 tries the table that changes nothing.
     """
-    if own and rng.random() < own and not shows(banned, pairs, symmetry, IDENTITY):
-        return IDENTITY
     for _ in range(8):
         colors = random_colors(rng, fixed)
         if not shows(banned, pairs, symmetry, colors):

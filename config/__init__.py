@@ -53,12 +53,9 @@ class Config:
     tasks: str = knob("", "a task file of yours to solve: takes the place of `test`")
     demos: int = knob(3, "most demonstrations in a document; 0: none, with task_embed", 0, 1000)
     task_embed: bool = knob(False, "learn a vector for each task: its rule is in the weights")
-    view_embed: bool = knob(False, "learn a vector for each of the 8 symmetries (with own_colors "
-                            "16: whether colors are permuted)")
+    view_embed: bool = knob(False, "learn a vector for each of the 8 symmetries")
     symmetries: bool = knob(False, "train and vote under the 8 symmetries of the square")
     colors: bool = knob(True, "train and vote under permutations of the colors 1 to 9")
-    own_colors: float = knob(0.0, "share of the documents from files in their task's own colors, "
-                             "which view_embed then tells; where a rule needs them", 0, 1)
     max_len: int = knob(1024, "tokens of a document; demonstrations that do not fit are dropped", 8,
                         2**15)                 # coordinates are int16
     max_answer: int = knob(128, "tokens kept free for an answer; a longer one has failed", 2,
@@ -184,9 +181,6 @@ def check_together(c):
         raise UserError(f"oversample = {c.oversample} is how often demonstrations of val and test "
                         "are trained on, and without task_embed they are not: set --oversample=1 "
                         "or --task_embed=True")
-    if c.own_colors and not (c.task_embed and c.colors):
-        raise UserError(f"own_colors = {c.own_colors} is for rules in the weights, whose colors no "
-                        "demonstration tells: set --own_colors=0, or --task_embed and --colors")
     if c.demos == 0 and not c.task_embed:
         raise UserError("demos = 0 and task_embed = False: nothing would tell the rule; set "
                         "--demos=3 or --task_embed=True")

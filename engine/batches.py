@@ -181,8 +181,7 @@ class Batch(NamedTuple):
     tokens: torch.Tensor                       # (T,)
     coords: torch.Tensor                       # (T, 4), see arc/tokens.py
     cu_seqlens: torch.Tensor                   # (D + 1,) int32: where each document begins, and T
-    # (T, 2): row of the task embedding; symmetry, and 8 more where colors are the task's own
-    task_view: torch.Tensor
+    task_view: torch.Tensor                    # (T, 2): row of the task embedding, symmetry
     targets: torch.Tensor                      # (T,): the next token, or IGNORE outside of outputs
     is_query: torch.Tensor                     # (T,): 1 where the target belongs to the query
     document: torch.Tensor                     # (T,): number of the document
@@ -217,9 +216,7 @@ def gather(pairs, documents, capacity=0, max_len=0):
     def ready(array):
         return send(torch.from_numpy(np.ascontiguousarray(array)), device)
     s = PairSlices(*ready(np.stack(slices)))
-    own = (documents.colors == IDENTITY).all(1)
-    task_view = ready(documents.task_view + np.outer(own, [0, SYMMETRIES]))
-    colors = ready(documents.colors)
+    colors, task_view = ready(documents.colors), ready(documents.task_view)
 
     # of each of the T tokens: the slice that it comes from, and its index in pairs.tokens
     piece = torch.arange(len(s.start), device=device)
@@ -506,7 +503,7 @@ class FromTasks(IterableDataset):
             left -= chosen[-1].length
 
     def plan_document(self, step, i, drawn):
-        """Returns the DocumentPlan of document i of a step, in random colors or in its own.
+        """Returns the DocumentPlan of document i of a step, in random colors.
 
         They make no pair the same as a test pair of val or test, if 8 tries find such colors.
         """
@@ -516,8 +513,7 @@ class FromTasks(IterableDataset):
         colors = IDENTITY
         if self.config.colors:
             risky = [self.risky[p] for p in drawn.pairs if p in self.risky]
-            colors = allowed_colors(rng, fixed, self.banned, risky, drawn.symmetry,
-                                    self.config.own_colors)
+            colors = allowed_colors(rng, fixed, self.banned, risky, drawn.symmetry)
         task_row = self.task_rows.get(self.tasks[drawn.task].id, 0)
         if with_demos and rng.random() < 0.1:
             task_row = 0                       # row 0 learns to stand for a task never seen

@@ -104,9 +104,8 @@ def model_config(config, canvas, n_tasks):
     """Returns the ModelConfig of a Config. n_tasks: rows of the task embedding, 0 for none."""
     shared = {name: value for name, value in vars(config).items()
               if name in ModelConfig.__annotations__}
-    n_views = (2 if config.own_colors else 1) * SYMMETRIES if config.view_embed else 0
     return ModelConfig(**{**shared, "canvas": canvas, "n_pairs": config.demos + 1,
-                          "n_tasks": n_tasks, "n_views": n_views})
+                          "n_tasks": n_tasks, "n_views": SYMMETRIES if config.view_embed else 0})
 
 
 def check_same_network(checkpoint, wanted, path, cure=""):
@@ -117,7 +116,7 @@ def check_same_network(checkpoint, wanted, path, cure=""):
 
 
 # the knob behind a field of ModelConfig, where it has another name
-KNOBS = {"n_pairs": "demos + 1", "n_tasks": "tasks trained on", "n_views": "rows of view_embed"}
+KNOBS = {"n_pairs": "demos + 1", "n_tasks": "tasks trained on", "n_views": "view_embed * 8"}
 
 
 def differing(was, config, may_change):

@@ -33,11 +33,8 @@ def make_queries(tasks, views, config):
         # of each test input: prompt -> (symmetry, colors, demos)
         distinct = [{} for _ in task.test]
         for trial in range(8 * views):         # random views may show what an earlier one shows
-            turn, permute = trial, trial > 0
-            if config.own_colors:              # every second view keeps them
-                turn, permute = divmod(trial, 2)
-            symmetry = turn % SYMMETRIES if config.symmetries else 0
-            colors = random_colors(rng, fixed) if config.colors and permute else IDENTITY
+            symmetry = trial % SYMMETRIES if config.symmetries else 0
+            colors = random_colors(rng, fixed) if config.colors and trial else IDENTITY
             demos = np.arange(len(task.train))
             if trial and 0 < config.demos < len(demos):
                 demos = rng.permutation(demos)

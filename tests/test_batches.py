@@ -95,8 +95,7 @@ def test_a_batch_equals_reading_token_by_token(prompt_only):
         assert batch.targets[of].tolist() == expected
         of_query = [int(target is not None and target[1]) for target in targets]
         assert batch.is_query[of].tolist() == of_query
-        own = 8 * (plan.colors == IDENTITY).all()
-        assert batch.task_view[of].tolist() == [[plan.task_row, plan.symmetry + own]] * len(tokens)
+        assert batch.task_view[of].tolist() == [[plan.task_row, plan.symmetry]] * len(tokens)
         assert (batch.document[of] == d).all()
 
 
@@ -170,15 +169,6 @@ def test_only_distinct_views_are_asked(train, views):
     assert [query.view for query in queries] == list(range(views))
     assert all(a != b for a, b in itertools.combinations(shown, 2))
     assert shown[0] == raw(task)                               # view 0 is the task as it is
-
-
-def test_every_second_view_keeps_the_colors_where_documents_in_training_did():
-    task = make_task("t", "12 34 > 3", "41 52 >")
-    config = Config(demos=0, task_embed=True, symmetries=True, own_colors=0.5)
-    queries = make_queries([task], 24, config)
-    own = [(query.colors == IDENTITY).all() for query in queries]
-    assert own[:16] == [True, False] * 8 and not any(own[16:])
-    assert [query.symmetry for query in queries[:16:2]] == list(range(8))
 
 
 def test_views_do_not_know_the_answers():
@@ -429,13 +419,13 @@ def count_shown(batch, banned):
     return found
 
 
-@pytest.mark.parametrize("symmetries, own_colors", [(False, 0.0), (True, 0.0), (True, 0.7)])
-def test_no_recolored_pair_is_a_test_pair_of_val_or_test(symmetries, own_colors):
-    """A demonstration may become one, cell for cell, when it is turned and recolored, or turned."""
+@pytest.mark.parametrize("symmetries", [False, True])
+def test_no_recolored_pair_is_a_test_pair_of_val_or_test(symmetries):
+    """A demonstration may become one, cell for cell, when it is turned and recolored."""
     task = make_task("a", "10 > 01; 500 > 005", "20 > 02")
     learned = [task._replace(test=[]), make_task("b", "70 > 07; 02 > 20", "030 > 300")]
     config = Config(demos=0, task_embed=True, max_len=64, max_answer=30, batch_tokens=256,
-                    max_steps=100, symmetries=symmetries, own_colors=own_colors)
+                    max_steps=100, symmetries=symmetries)
 
     def times_shown(asked):
         stream = stream_of(learned, config, rows_of(learned), asked=asked)

@@ -78,7 +78,6 @@ def test_a_mistake_in_a_task_file_is_named_with_its_place(run, tmp_path, case):
 
 # Knobs: what the error says.
 KNOBS = {
-    "own colors, rules in context": (dict(own_colors=0.5), "own_colors = 0.5 is for rules in the"),
     "unknown key": (dict(learning_rat=1e-3),
                     "no knob 'learning_rat'; did you mean learning_rate.*float"),
     "unknown key, far off": (dict(qqqq=1), "no knob 'qqqq'; config/__init__.py lists them"),

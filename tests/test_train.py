@@ -132,19 +132,6 @@ def test_a_tiny_network_memorises_a_task(run, tmp_path, optimizer):
     assert submission_of(tmp_path / "run") == expected
 
 
-@pytest.mark.parametrize("own_colors, learned", [(0.0, False), (0.5, True)])
-def test_a_rule_that_names_colors_is_learned_in_its_own_colors(run, tmp_path, own_colors, learned):
-    """1 becomes 2, 2 becomes 3, 3 becomes 1: permuted colors do not tell which becomes which."""
-    task = make_task("t", "12 > 23; 23 > 31; 31 > 12; 21 > 32; 32 > 13; 1 > 2; 2 > 3; 3 > 1",
-                     "13 > 21")
-    file = write_tasks(tmp_path / "task.json", [task])
-    metrics = run(**in_weights(file, max_steps=300, learning_rate=1e-2, views=4, view_embed=True,
-                               own_colors=own_colors, encoding="rope3d", n_layer=2))
-    assert metrics["exact"] == learned and (metrics["loss"] < 0.1) == learned
-    sizes = checkpoint(tmp_path / "run")["model_config"]
-    assert sizes["n_views"] == (16 if learned else 8)
-
-
 @pytest.mark.parametrize("knobs", [dict(), dict(demos=0, task_embed=True), dict(task_embed=True),
                                    dict(symmetries=True, view_embed=True)])
 def test_every_form_trains_and_is_scored(run, tmp_path, knobs):
