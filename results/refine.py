@@ -4,8 +4,9 @@
 
 A name is an arm below. `draft` runs train.py, then refine.py, both with config/quadtree.py. Its
 record also holds the scores of answers without a draft (pass2_without_draft). more_training is the
-base network's run with its end 2,000 steps later: as many steps as refine.py takes. Other
---key=value go to both scripts. Base networks are trained once, in out/refine_arms/base_SEED.
+base network's run with its end later, by as many steps as refine.py takes. Other --key=value go to
+both scripts. Base networks are trained once, in out/refine_arms/base_SEED; one that was cut off
+goes on, and one of older code is trained again.
 Writes ARM.json into out/refine_arms; --out=results/refine replaces what is published.
 
 Most tables of results/refine.md are of older designs. The code of commit 6ca3cde has them and
@@ -16,27 +17,29 @@ from pathlib import Path
 
 from runs import (ROOT, as_options, command_line, read_command, read_json, read_numbers,
                   run_script)
+from compare import CONFIG, look_into
+from config import load_config
 
 ARMS = {                                       # name: the knobs of refine.py that differ
     "draft": {},
     "more_training": None,                     # no refine.py: a longer base run
 }
 RUNS = ROOT / "out" / "refine_arms"            # where the runs leave their files
-WARMUP = 48                                    # steps: two percent of the base network's 2,400
-LONGER = 4400                                  # steps of more_training
 
 
 def run(script, folder, options, **knobs):
     """Runs a script with config/quadtree.py. Returns the records that it leaves."""
-    command = [script, "config/quadtree.py", f"--out_dir={folder}", *options, *as_options(knobs)]
+    command = [script, CONFIG, f"--out_dir={folder}", *options, *as_options(knobs)]
     return run_script(command, folder / "refine" if script == "refine.py" else folder)
 
 
 def base_network(seed, options):
-    """Returns the checkpoint of a base network, trained where there is none yet."""
+    """Returns the checkpoint of a base network, trained where it is not there or not finished."""
     folder = RUNS / f"base_{seed}"
-    if not (folder / "ckpt.pt").exists():
-        run("train.py", folder, options, seed=seed)
+    config = load_config([CONFIG, f"--out_dir={folder}", *options, f"--seed={seed}"])[0]
+    records, how = look_into(folder, config)
+    if records is None:
+        run("train.py", folder, [*options, how], seed=seed)
     return folder / "ckpt.pt"
 
 
@@ -45,7 +48,9 @@ def run_arm(arm, seed, options):
     folder = RUNS / f"{arm}_{seed}"
     if ARMS[arm] is None:
         # as long a warm-up as the base run has, so that their first steps are the same
-        longer = dict(max_steps=LONGER, warmup=WARMUP / LONGER)
+        base = load_config([CONFIG, *options])[0]
+        steps = base.max_steps + base.refine_steps
+        longer = dict(max_steps=steps, warmup=base.warmup * base.max_steps / steps)
         records = run("train.py", folder, options, seed=seed, overwrite=True, **longer)
     else:
         base = base_network(seed, options)

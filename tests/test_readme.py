@@ -27,6 +27,7 @@ from arc.tokens import NAMES, encode_pair
 from config import Config, UserError, load_config
 from conftest import ROOT, TINY, flags, flip_tasks, write_tasks
 from engine.optim import OPTIMIZERS
+from engine.runs import code_hash
 from positions.index import ENCODINGS, build
 
 RESULTS = ROOT / "results"
@@ -470,6 +471,32 @@ def test_the_arms_of_refinement_take_knobs_that_exist(monkeypatch):
         load_config(flags(**(knobs or {})))
     with pytest.raises(SystemExit, match="arms: draft"):
         script.main(["blind"])
+
+
+def test_refinement_goes_on_with_a_base_network_that_was_cut_off(monkeypatch, tmp_path):
+    """And its control is as much longer as the knobs say."""
+    script, started = load_script("refine", monkeypatch), []
+
+    def run_script(command, folder):
+        config, given = load_config(command[1:])
+        started.append((command[0], config))
+        folder.mkdir(parents=True, exist_ok=True)
+        if command[0] == "train.py":
+            facts = {**vars(config), "given": given, "versions": dict(code=code_hash(config))}
+            (folder / "config.json").write_text(json.dumps(facts))
+        return [dict(kind="test", step=config.max_steps)]
+    monkeypatch.setattr(script, "run_script", run_script)
+    monkeypatch.setattr(script, "RUNS", tmp_path)
+    knobs = ["--max_steps=60", "--refine_steps=20", "--warmup=0.1"]
+    script.main(["draft", "--seeds=1", *knobs])
+    assert [name for name, _ in started] == ["train.py", "refine.py"]
+    script.main(["draft", "--seeds=1", *knobs])                # that base never ended
+    assert [name for name, _ in started[2:]] == ["train.py", "refine.py"]
+    (tmp_path / "base_1" / "metrics.jsonl").write_text('{"kind": "test", "step": 60}\n')
+    script.main(["draft", "more_training", "--seeds=1", *knobs])
+    assert [name for name, _ in started[4:]] == ["refine.py", "train.py"]
+    longer = started[-1][1]
+    assert longer.max_steps == 80 and longer.warmup * 80 == pytest.approx(6)
 
 
 def test_a_script_leaves_what_is_published_unless_it_is_named(tmp_path, monkeypatch, capsys):
