@@ -37,7 +37,7 @@ from engine.checkpoints import (MAY_CHANGE, as_trained, check_trained_on, differ
                                 load_checkpoint, rebuild, snapshot_name, task_rows)
 from engine.optim import Optimizer, averaged
 from engine.predict import Predictor, known_queries, make_queries
-from engine.runs import (Log, Run, announce, check_folder, clock, command_line, set_up,
+from engine.runs import (Log, Run, announce, check_folder, clock, code_lines, command_line, set_up,
                          solving_folder, take_folder, write_config)
 from model import GPT, ModelConfig
 from train import fit
@@ -62,6 +62,7 @@ def main(argv=None):
     # ---- data
     data = load_data(config)
     data.lines.extend(canvas_lines(data.val + data.test, base["model_config"]["canvas"]))
+    data.lines.extend(code_lines(config, base, checkpoint))
     rows = task_rows(base["task_ids"], data.train + data.val + data.test)
     check_trained_on(config, data.val + data.test, rows)
     tasks = [] if config.eval_only else tasks_to_draft(config, data, base["path"])

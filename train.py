@@ -33,8 +33,9 @@ from engine.devices import autocast, check_memory, is_compiled, n_workers
 from engine.llama import check_llama, load_llama
 from engine.optim import Optimizer, averaged, check_gradients, learning_rate
 from engine.predict import Predictor, known_queries
-from engine.runs import (Log, Progress, Run, announce, check_folder, clock, command_line,
-                         interruptible, set_up, solving_folder, take_folder, write_config)
+from engine.runs import (Log, Progress, Run, announce, check_folder, clock, code_lines,
+                         command_line, interruptible, set_up, solving_folder, take_folder,
+                         write_config)
 from model import GPT
 
 
@@ -56,6 +57,7 @@ def main(argv=None):
     task_ids = [(task.id, task_key(task)) for task in data.train] if config.task_embed else []
     rows = task_rows(task_ids, data.train + data.val + data.test)
     canvas = choose_canvas(config, data, checkpoint)
+    data.lines.extend(code_lines(config, checkpoint))
 
     # ---- model and optimizer
     sizes = model_config(config, canvas, len(task_ids) + 1 if task_ids else 0)
@@ -375,6 +377,7 @@ def solve(config, given, device, machine, argv):
     rows = task_rows(checkpoint["task_ids"], data.test)
     check_trained_on(config, data.test, rows)
     model = rebuild(checkpoint, device)
+    data.lines.extend(code_lines(config, checkpoint))
     check_folder(config)
     take_folder(config)
     log = Log(config.out_dir)

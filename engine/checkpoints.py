@@ -51,8 +51,8 @@ def load_checkpoint(path, network="GPT", cure="train first, or name one with --i
     try:
         check_content(checkpoint)
     except Exception as error:
-        raise UserError(f"{path}: damaged or edited ({error}); take another checkpoint of the run, "
-                        "or a copy") from None
+        raise UserError(f"{path}: damaged, edited, or written by other code than this ({error}); "
+                        "take a copy, another checkpoint of the run, or the code of then") from None
     for name, weights in checkpoint["model"].items():
         if not weights.isfinite().all():
             raise UserError(f"{path}: the weights {name} are not all numbers; take an earlier "

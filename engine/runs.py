@@ -203,12 +203,26 @@ CODE = ("train.py", "model.py", "engine/batches.py", "engine/optim.py", "arc/lea
 
 
 def code_hash(config):
-    """Returns 12 hex digits for the files of CODE and of a config's encoding, comments too."""
+    """Returns 12 hex digits for the files of CODE and of a config's encoding, comments too.
+
+    Of an encoding's files: that of its class and of the classes that this one builds on.
+    """
     root, digest = Path(__file__).parents[1], hashlib.sha256()
-    own = {inspect.getsourcefile(find(name)) for name in config.encoding.split("+")}
+    classes = {kind for name in config.encoding.split("+") for kind in find(name).__mro__}
+    own = {inspect.getsourcefile(kind) for kind in classes
+           if not kind.__module__.startswith(("torch", "builtins"))}
     for name in [*CODE, *sorted(own)]:         # an absolute path stays as it is
         digest.update((root / name).read_bytes())
     return digest.hexdigest()[:12]
+
+
+def code_lines(config, *checkpoints):
+    """Returns what the log says where code changed since a checkpoint: one line, or none."""
+    code = code_hash(config)
+    if all(found is None or found["versions"].get("code") == code for found in checkpoints):
+        return []
+    return ["note: a file that decides how the network learns, or its encoding, changed since the "
+            "checkpoint; if more than words changed, this is another network, or another run"]
 
 
 def versions(config=None):
@@ -277,7 +291,6 @@ class Run:
         self.first_step = self.step = 0        # first_step: of refine.py, the base network's
         self.seconds = 0.0
         self.best = None                       # (exact, -loss) on val
-        self.code_changed = False              # since the checkpoint that is resumed
         self.validated_step = None             # by an earlier session: its metrics of val are known
         self.dropped_demos = 0                 # demonstrations that did not fit, so far
         # checkpoints of an older run, which the first of this one replaces
@@ -336,7 +349,6 @@ class Run:
         self.model.load_state_dict(found["training"])
         self.model.config.pretrained = found["model_config"].get("pretrained", "")
         self.optimizer.restore(found, path)
-        self.code_changed = found["versions"].get("code") != self.versions["code"]
         self.step, self.seconds = found["step"], found["seconds"]
         self.dropped_demos = found["dropped_demos"]
         # a checkpoint is written before its step is judged, so the records know more
@@ -348,9 +360,6 @@ class Run:
     def begin(self):
         """Removes the records that a resumed run will make again; training mode."""
         self.log.forget_after(self.step)
-        if self.code_changed:
-            self.log("note: a file that decides how the network learns, or its encoding, changed "
-                     "since the checkpoint; if more than words changed, this is no longer one run")
         self.model.train()
 
     def due(self, every):

@@ -1,5 +1,6 @@
 """Nothing is lost: writes are whole, one run owns a folder, what is damaged is named."""
 import copy
+import importlib
 import json
 import os
 import random
@@ -531,8 +532,23 @@ def test_a_run_that_goes_on_with_other_code_says_so(run, tmp_path, monkeypatch, 
     mine.write_text((ROOT / "model.py").read_text() + "\n# another line\n")
     monkeypatch.setattr(runs, "CODE", [*runs.CODE, str(mine)])
     assert before != runs.code_hash(Config())
-    run(resume=True)
-    assert "or its encoding, changed since the checkpoint" in capsys.readouterr().out
+    for how in (dict(init_from=f"{tmp_path}/run/ckpt.pt", out="from_it"), dict(eval_only=True),
+                dict(resume=True)):            # which saves it as code of today
+        run(**how)
+        assert capsys.readouterr().out.count("or its encoding, changed since the checkpoint") == 1
+
+
+def test_code_that_an_encoding_builds_on_counts_as_its_own(tmp_path, monkeypatch):
+    files = [tmp_path / "parent.py", tmp_path / "child.py"]
+    monkeypatch.syspath_prepend(tmp_path)
+    files[0].write_text("from positions.base import Encoding\nclass Parent(Encoding):\n    pass\n")
+    files[1].write_text("from parent import Parent\nclass Child(Parent):\n    pass\n")
+    monkeypatch.setattr(runs, "find", lambda name: importlib.import_module("child").Child)
+    hashes = [runs.code_hash(Config())]
+    for file in files:
+        file.write_text(file.read_text() + "# changed\n")
+        hashes.append(runs.code_hash(Config()))
+    assert len(set(hashes)) == 3
 
 
 def test_a_parameter_that_nothing_uses_is_named_at_the_first_step(run, tmp_path, monkeypatch):
