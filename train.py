@@ -51,7 +51,7 @@ def main(argv=None):
     start = f"{config.out_dir}/ckpt.pt" if config.resume else config.init_from
     checkpoint = open_checkpoint(config, start) if start else None     # None of a Llama's folder
 
-    # ---- data, after the leak guard. With task_embed task k owns row k, and row 0 is for unseen ones
+    # ---- data, after the leak guard. With task_embed task k owns row k; row 0 is for unseen tasks
     data = load_data(config)
     task_ids = [(task.id, task_key(task)) for task in data.train] if config.task_embed else []
     rows = task_rows(task_ids, data.train + data.val + data.test)
