@@ -28,11 +28,12 @@ class Encoding(nn.Module):
         self.limits = config.max_len, 2 * config.n_pairs, config.canvas, config.canvas
         self.register_buffer("scale", torch.ones(()))      # of `vector`
         self.setup(config)
-        own_features = type(self).features is not Encoding.features
-        if own_features and not self.dim:
+        own = [name for name in ("features", "vector", "angles")
+               if getattr(type(self), name) is not getattr(Encoding, name)]
+        if not own:
+            self.refuse("it needs a method `features`, `vector` or `angles`")
+        if "features" in own and not self.dim:
             self.refuse("how many features? Set self.dim in `setup`")
-        if self.dim and not own_features and type(self).vector is Encoding.vector:
-            self.refuse(f"dim = {self.dim}, and there is no method `features`")
         if self.dim:
             self.proj = nn.Linear(self.dim, config.n_embd, bias=False)
 
@@ -58,29 +59,35 @@ class Encoding(nn.Module):
 
     @torch.no_grad()
     def scale_to_one(self):
-        """Gives what is added a root mean square of 1 over the canvas. GPT.init calls it last."""
+        """Gives what is added a root mean square of 1 over the canvas. GPT.init calls it last.
+
+        It is measured on 4096 random places. What the methods return there is checked.
+        """
         if torch.get_default_device().type == "meta":      # shapes alone: nothing to measure
             return
         generator = torch.Generator().manual_seed(0)       # the network's own numbers stay
         coords = torch.randint(2**31, (4096, 4), generator=generator) % torch.tensor(self.limits)
+        coords = torch.cat([coords, torch.zeros_like(coords[:1])])      # and the corner, to check
         angles = self.angles(coords)
         if angles is not None:
             heads = 1 if angles.ndim == 3 and angles.shape[1] == 1 else self.n_head
             self.check("angles", angles, heads, self.rotary_pairs)
         if type(self).vector is not Encoding.vector:
-            vector = self(coords)
+            vector = self.vector(coords)
             self.check("vector", vector, self.width)
-            self.scale.div_(root_mean_square(vector) or 1)
+            self.scale.fill_(1 / (root_mean_square(vector[:-1]) or 1))
         elif self.dim:                         # `proj` keeps the size of what it reads
             features = self.features(coords)
             self.check("features", features, self.dim)
-            self.proj.weight.div_(root_mean_square(features) or 1)
+            self.proj.weight.div_(root_mean_square(features[:-1]) or 1)
 
     def check(self, name, values, *sizes):
-        """UserError where a method's values of 4096 tokens are not finite floats (4096, *sizes)."""
-        expected = (4096, *sizes)
-        if values.shape != expected or not values.is_floating_point():
-            self.refuse(f"{name} should be floats of shape {expected} here, and are "
+        """UserError where a method's values at 4097 places are no finite float32 (4097, *sizes)."""
+        if values is None:
+            self.refuse(f"its method `{name}` returns nothing")
+        expected = (4097, *sizes)
+        if values.shape != expected or values.dtype != torch.float32:
+            self.refuse(f"{name} should be torch.float32 of shape {expected} here, and are "
                         f"{values.dtype} of {tuple(values.shape)}")
         if not values.isfinite().all():
             self.refuse(f"{name} are not finite everywhere on a canvas of {self.limits[2]}")

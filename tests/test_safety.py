@@ -716,9 +716,32 @@ def test_an_encoding_says_what_it_lacks(monkeypatch):
         def feature(self, coords):
             return coords[..., 2:].float()
 
+        def angles(self, coords):
+            return None
+
     class Endless(Whole):
         def features(self, coords):
             return 1 / coords[..., 2:]
+
+    class Corner(Whole):
+        def features(self, coords):
+            return 1 / coords[..., 2:].sum(-1, keepdim=True).expand(*coords.shape[:-1], 2)
+
+    class Double(Whole):
+        def features(self, coords):
+            return coords[..., 2:].double()
+
+    class Silent(Whole):
+        def features(self, coords):
+            coords[..., 2:].float()
+
+    class Mute(Encoding):
+        def vector(self, coords):
+            pass
+
+    class Misspelt(Encoding):
+        def angle(self, coords):
+            return coords[..., None, :].float()
 
     class Narrow(Encoding):
         def vector(self, coords):
@@ -732,13 +755,18 @@ def test_an_encoding_says_what_it_lacks(monkeypatch):
         def angles(self, coords):
             return torch.zeros(*coords.shape[:-1], 3, 8)
     for kind, message in ((NoDim, "how many features.*self.dim"),
-                          (Whole, r"floats of shape \(4096, 2\).*int64"),
-                          (Short, r"\(4096, 2\).* of \(4096, 1\)"),
-                          (Slip, "dim = 2, and there is no method `features`"),
+                          (Whole, r"float32 of shape \(4097, 2\).*int64"),
+                          (Short, r"\(4097, 2\).* of \(4097, 1\)"),
+                          (Slip, "its method `features` returns nothing"),
                           (Endless, "features are not finite everywhere on a canvas of"),
-                          (Narrow, r"vector should be .*\(4096, 32\).* of \(4096, 4\)"),
-                          (Heads, r"angles should be .*\(4096, 2, 8\).* of \(4096, 3, 8\)"),
-                          (Wide, r"angles should be .*\(4096, 1, 8\).* of \(4096, 1, 3\)")):
+                          (Corner, "features are not finite everywhere on a canvas of"),
+                          (Double, "features should be torch.float32 .* are torch.float64"),
+                          (Silent, "its method `features` returns nothing"),
+                          (Mute, "its method `vector` returns nothing"),
+                          (Misspelt, "it needs a method `features`, `vector` or `angles`"),
+                          (Narrow, r"vector should be .*\(4097, 32\).* of \(4097, 4\)"),
+                          (Heads, r"angles should be .*\(4097, 2, 8\).* of \(4097, 3, 8\)"),
+                          (Wide, r"angles should be .*\(4097, 1, 8\).* of \(4097, 1, 3\)")):
         real = index.find
         with monkeypatch.context() as patch:
             patch.setattr(index, "find", lambda name, kind=kind: kind if name == "mine"
