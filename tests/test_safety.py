@@ -570,7 +570,33 @@ def sgd(groups, config):
     return torch.optim.SGD(groups, momentum=0.9)
 
 
-@pytest.mark.parametrize("optimizer", [adafactor, sgd])
+def plain_sgd(groups, config):
+    """Keeps no state."""
+    return torch.optim.SGD(groups)
+
+
+class Counting(torch.optim.Optimizer):
+    """Keeps a whole number and the squared gradient of each row; its lr is a tensor."""
+
+    def __init__(self, groups):
+        super().__init__(groups, dict(lr=torch.tensor(0.0)))
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                state["steps"] = state.get("steps", 0) + 1
+                state["rows"] = state.get("rows", 0) + p.grad.square().view(len(p), -1).sum(1)
+                scale = state["rows"].view(-1, *[1] * (p.ndim - 1))
+                p.sub_(group["lr"] * p.grad / (1 + scale) / state["steps"])
+
+
+def counting(groups, config):
+    return Counting(groups)
+
+
+@pytest.mark.parametrize("optimizer", [adafactor, sgd, plain_sgd, counting])
 def test_an_optimizer_of_ones_own_goes_on_where_it_was(run, tmp_path, monkeypatch, optimizer):
     """Its state may have other shapes than the weights."""
     monkeypatch.setitem(OPTIMIZERS, "mine", (None, optimizer, True))
