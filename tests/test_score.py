@@ -232,6 +232,7 @@ NO_SUBMISSIONS = {
     "a list": ([SUBMITTED], "expected {task id"),
     "no list of inputs": ({"two": row([[1]], [[1]])}, "expected {task id"),
     "grids alone": ({"two": [[[1]], [[2]]]}, "expected {task id"),
+    "keys of another name": ({"two": [{"attempt1": [[1]]}]}, "expected {task id: .*attempt_1"),
     "a ragged grid": ({"two": [row([[1]], [[1], [1, 2]])]},
                       "task two, test input 0, attempt_2: ragged"),
     "a color too many": ({"a\n": [row([[10]], [[1]])]}, r"task 'a.n', .*attempt_1: 10 is no color"),
