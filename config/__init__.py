@@ -109,6 +109,8 @@ class Config:
     views: int = knob(4, "distinct views that predict and vote on a test input", 1, 500)
     rerank_views: int = knob(0, "views under which the likelihood of each grid orders the "
                              "attempts; 0: votes do", 0, 500)
+    samples: int = knob(0, "views in which an answer is sampled, beside the likeliest one; for "
+                        "rerank_views to order", 0, 500)
     predict_tokens: int = knob(32768, "tokens of the documents decoded at once, about", 1)
 
     # -- the refinement network (refine.py), in out_dir/refine; the rest it takes from above
@@ -161,6 +163,9 @@ def check_together(c):
     if c.oned_min_width > c.oned_max_width:
         raise UserError(f"oned_min_width = {c.oned_min_width} is larger than oned_max_width = "
                         f"{c.oned_max_width}")
+    if c.samples and not c.rerank_views and not c.eval_only:   # that may take over the run's
+        raise UserError(f"samples = {c.samples}: only likelihood can order what was sampled: set "
+                        "--rerank_views=8, say, or --samples=0")
     if c.max_answer >= c.max_len:
         raise UserError(f"max_answer = {c.max_answer} leaves no room for a prompt in max_len = "
                         f"{c.max_len}")

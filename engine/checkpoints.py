@@ -15,7 +15,7 @@ CALL = ("out_dir", "overwrite", "resume", "init_from", "eval_only", "tasks", "de
         "compile", "recompute", "workers", "tensorboard")
 # knobs that do not change what is trained
 MAY_CHANGE = {*CALL, "log_every", "eval_every", "keep_every", "views", "rerank_views",
-              "predict_tokens", "micro_tokens"} - {"dtype"}
+              "samples", "predict_tokens", "micro_tokens"} - {"dtype"}
 
 KIND = "nanoarc checkpoint 3"
 

@@ -231,13 +231,14 @@ class Predictor:
         sums["exact"] = (sums.pop("correct") == sums["tokens"]) & (sums["tokens"] > 0)
         return sums
 
-    def decode(self, query_set):
+    def decode(self, query_set, sample=False):
         """Returns an Answer for each document of the set, or None where it came to none.
 
         A proposal is verified in one forward pass; decoding goes on after the prefix that the
         network agrees with: of `3 3 row 3 0 row end` it keeps `3 3 row 3` where it predicts `3` and
         not `0`. Greedily that gives the answer it would find alone, up to rounding, and sooner
-        (speculative decoding, arXiv 2211.17192).
+        (speculative decoding, arXiv 2211.17192). With `sample` tokens are drawn, and no query has
+        a proposal.
         """
         scores = self.teacher_force(query_set)
         D = len(query_set.fitting)
@@ -252,10 +253,10 @@ class Predictor:
             if end > begin and not len(wrong):
                 answers[d] = Answer(scores.token[kept][:-1], scores.logprob[kept])
         rest = np.flatnonzero([answer is None for answer in answers])
-        self.decode_rest(query_set.truncate(agreed), answers, prefixes, rest)
+        self.decode_rest(query_set.truncate(agreed), answers, prefixes, rest, sample)
         return answers
 
-    def decode_rest(self, query_set, answers, prefixes, which):
+    def decode_rest(self, query_set, answers, prefixes, which, sample):
         """Fills in the answers of documents `which`, after their prefixes (tokens, logprobs)."""
         c = self.config
         limits = c.max_answer - query_set.documents.answer_lengths()    # new tokens of each
@@ -263,7 +264,7 @@ class Predictor:
         def work(part):
             batch = query_set.batch(part)
             with autocast(c, self.device):
-                return generate(self.model, batch, limits[part], run_steps)
+                return generate(self.model, batch, limits[part], run_steps, sample)
         done, logged = len(answers) - len(which), time.time()
         parts = query_set.decode_batches(c.predict_tokens, which)
         for part, found in self.share_out(work, parts, "predict_tokens"):
@@ -292,10 +293,10 @@ class Predictor:
         longest = max(grid_length(H, W), grid_length(W, H)) + 1
         return longest <= self.config.max_answer and max(H, W) < self.canvas
 
-    def predict_queries(self, queries):
+    def predict_queries(self, queries, sample=False):
         """Returns (a Prediction for each query, demonstrations that did not fit)."""
         query_set = self.query_set(queries)
-        answers = dict(zip(query_set.fitting, self.decode(query_set)))
+        answers = dict(zip(query_set.fitting, self.decode(query_set, sample)))
         failed = len(queries) - len(query_set.fitting)
         if failed:
             c = self.config
@@ -341,15 +342,34 @@ class Predictor:
                        pretrained=self.model.config.pretrained or None)
         log.record(kind="test", **metrics)
 
-    def rerank(self, tasks, attempts):
-        """Returns the attempts {(task id, test): grids}, the TOP_K best of each in a new order.
+    def add_samples(self, tasks, attempts):
+        """Returns the attempts with sampled grids, each of another view, after the TOP_K best.
 
-        They are ordered by the mean log-probability of the whole grid under rerank_views views
+        A right answer that is second in every view is no view's answer, but samples find it; also
+        where all views agree.
+        """
+        c, added = self.config, dict(attempts)
+        torch.manual_seed(c.seed)
+        predictions, _ = self.predict_queries(make_queries(tasks, c.samples, c), sample=True)
+        for key, grids in attempts_by_votes(predictions).items():
+            voted = attempts.get(key, [])
+            known = set(map(grid_key, voted))
+            new = [grid for grid in grids if grid_key(grid) not in known]
+            added[key] = voted[:TOP_K] + new + voted[TOP_K:]
+        more = sum(map(len, added.values())) - sum(map(len, attempts.values()))
+        self.log(f"  {len(predictions)} answers sampled: {more} grids more")
+        return added
+
+    def rerank(self, tasks, attempts):
+        """Returns the attempts {(task id, test): grids}, the best of each in a new order.
+
+        Those are TOP_K, and as many as may be sampled. They are ordered by the mean log-probability of the whole grid under rerank_views views
         (Franzen et al., arXiv 2505.07859), judged by views under which all of them fit.
         """
+        best = TOP_K + self.config.samples
         queries, rows = [], defaultdict(list)
         for query in make_queries(tasks, self.config.rerank_views, self.config):
-            grids = attempts.get(query.key, [])[:TOP_K]
+            grids = attempts.get(query.key, [])[:best]
             if len(grids) > 1:
                 for grid in grids:
                     rows[query.key].append(len(queries))
@@ -359,17 +379,18 @@ class Predictor:
             return reranked
         scores = self.judge(queries)
         for key, row in rows.items():
-            grids = attempts[key][:TOP_K]
+            grids = attempts[key][:best]
             nll = scores["nll"][row].reshape(-1, len(grids))                    # (views, grids)
             fits = (scores["tokens"][row].reshape(nll.shape) > 0).all(1)
             if fits.any():
                 order = np.argsort(nll[fits].mean(0), kind="stable")
-                reranked[key] = [grids[k] for k in order] + attempts[key][TOP_K:]
+                reranked[key] = [grids[k] for k in order] + attempts[key][best:]
         return reranked
 
     def rank_and_score(self, tasks, predictions):
         """Returns (metrics, attempts): grids ordered by votes, or by likelihood if asked for.
 
+        Likelihood orders sampled ones, too.
         Reranked ones have the metrics of votes beside them, as pass1_by_votes and pass2_by_votes.
         Where no answer is known only the attempts count.
         """
@@ -378,5 +399,7 @@ class Predictor:
         if not self.config.rerank_views:
             return metrics, attempts
         by_votes = {f"{key}_by_votes": metrics[key] for key in ("pass1", "pass2") if key in metrics}
+        if self.config.samples:
+            attempts = self.add_samples(tasks, attempts)
         attempts = self.rerank(tasks, attempts)
         return {**score(tasks, predictions, attempts), **by_votes}, attempts

@@ -2,10 +2,12 @@
 
 Skipped, visibly, where there is no GPU with flash attention.
 """
+import numpy as np
 import pytest
 import torch
 
 import train
+from arc.tokens import COLORS, END, VOCAB
 from config import Config
 from conftest import filled_model, flip_tasks, tiny_config
 from engine import predict
@@ -125,3 +127,23 @@ def test_answers_decoded_by_replayed_steps_are_those_of_plain_ones(monkeypatch):
     monkeypatch.setattr(predict, "run_steps", one_by_one)
     assert answers() == replayed
     assert calls
+
+
+def test_replayed_steps_draw_anew():
+    """Colors are equally likely, until `end` is made certain: no step repeats another's draw."""
+    config = Config(dtype="float32", max_len=256, max_answer=60, samples=64, rerank_views=2)
+    model = filled_model(tiny_config(max_len=256, canvas=64)).to(CUDA).eval()
+    with torch.no_grad():
+        model.norm.weight.zero_()
+    likely = torch.full((VOCAB,), -30.0, device=CUDA)
+    likely[:COLORS] = likely[END] = 0
+    model.head.register_forward_hook(lambda module, inputs, logits: logits + likely)
+    predictor = predict.Predictor(model, config, {}, CUDA)
+    queries = predict.make_queries(flip_tasks(64), 1, config)
+    torch.manual_seed(0)
+    answers = predictor.decode(predictor.query_set(queries), sample=True)
+    tokens = [answer.tokens for answer in answers if answer is not None and len(answer.tokens) > 8]
+    assert len(tokens) > 10                    # of 64, half go on that long
+    steps = np.stack([answer[:8] for answer in tokens], 1)
+    assert len({step.tobytes() for step in steps}) == 8
+    assert len(np.unique(steps)) == COLORS

@@ -203,6 +203,29 @@ def test_cached_generation_equals_reading_everything_anew(sizes):
 
 
 @torch.no_grad()
+def test_sampled_tokens_come_as_often_as_they_are_likely():
+    """Where `end`, 1 and 2 are likely as 2 : 1 : 1 after everything, and nothing else is."""
+    torch.manual_seed(0)
+    model, n = filled_model(tiny_config(canvas=64)).eval(), 4000
+    model.norm.weight.zero_()
+    likely = torch.full((VOCAB,), -30.0)
+    likely[[END, 1, 2]] = torch.tensor([2.0, 1.0, 1.0]).log()
+    model.head.register_forward_hook(lambda module, inputs, logits: logits + likely)
+    prompts = batch_of(flip_tasks(1, demos=1) * n, prompt_only=True)
+    answers = generate(model, prompts, 20, sample=True)
+    assert None not in answers                 # 20 tokens without an end: one in a million
+    for length in range(4):                    # half of the documents end at each token
+        ended = sum(len(answer.tokens) == length for answer in answers)
+        share = 0.5 ** (length + 1)
+        assert abs(ended - n * share) < 4 * (n * share * (1 - share)) ** 0.5
+    tokens = np.concatenate([answer.tokens for answer in answers])
+    ones = (tokens == 1).sum()
+    assert abs(ones - len(tokens) / 2) < 2 * len(tokens) ** 0.5 and set(tokens) == {1, 2}
+    logprobs = np.concatenate([answer.logprobs for answer in answers])
+    assert np.allclose(np.exp(logprobs).min(), 0.25) and np.allclose(np.exp(logprobs).max(), 0.5)
+
+
+@torch.no_grad()
 def test_a_decode_step_sees_its_own_tokens_and_no_further():
     """What lies in the cache beyond a document's length changes nothing."""
     model, batch = filled_model(tiny_config()), batch_of(flip_tasks(3), prompt_only=True)

@@ -1013,6 +1013,47 @@ def test_only_the_best_grids_are_reranked(monkeypatch):
     assert list(map(grid_key, reranked)) == [keys[k] for k in (2, 1, 0, 3, 4, 5, 6, 7)]
 
 
+def test_what_is_sampled_stands_behind_the_best_grids_and_is_reranked(monkeypatch):
+    """Those that were voted for already are left out; the others come most frequent first."""
+    task = flip_tasks(1)[0]
+    a, b, c, d, e = (np.array([[1, 2, k]]) for k in range(5))
+    monkeypatch.setattr("engine.predict.TOP_K", 2)
+    config = Config(max_len=128, max_answer=30, demos=1, rerank_views=2, samples=6)
+    predictor = Predictor(filled_model(tiny_config(max_len=128)).eval(), config, {}, CPU)
+
+    def predict_queries(queries, sample=False):
+        assert sample and [query.view for query in queries] == list(range(6))
+        assert all(query.proposal is None for query in queries)
+        return vote_for(task.id, 0, [d, e, b, None, e, a]), 0
+    monkeypatch.setattr(predictor, "predict_queries", predict_queries)
+    voted = attempts_by_votes(vote_for(task.id, 0, [a, a, a, b, b, c]))
+    found = predictor.add_samples([task], voted)
+    assert list(map(grid_key, found[task.id, 0])) == list(map(grid_key, [a, b, e, d, c]))
+    (none,) = predictor.add_samples([task], {(task.id, 0): []}).values()
+    assert list(map(grid_key, none)) == list(map(grid_key, [e, d, b, a]))
+    grids = predictor.rerank([task], found)[task.id, 0]
+    assert {*map(grid_key, grids)} == {*map(grid_key, found[task.id, 0])}
+
+
+def test_samples_find_what_no_view_answers(run, tmp_path, monkeypatch):
+    """Grids are taken from samples alone, here the right ones; the metrics of votes stay."""
+    real = Predictor.predict_queries
+
+    def predict_queries(self, queries, sample=False):
+        predictions, dropped = real(self, queries, sample)
+        if sample:
+            predictions = [prediction._replace(grid=query.target)
+                           for query, prediction in zip(queries, predictions)]
+        return predictions, dropped
+    monkeypatch.setattr(Predictor, "predict_queries", predict_queries)
+    without, found = run(rerank_views=2), run(rerank_views=2, samples=3, out="sampled")
+    assert without["oracle"] == 0 and found["oracle"] == 1
+    assert found["pass2_by_votes"] == found["pass1_view"] == 0
+    assert re.search(r"\d+ answers sampled: 2 grids more", log_of(tmp_path / "sampled"))
+    with pytest.raises(UserError, match="samples = 3: only likelihood can order"):
+        run(samples=3, rerank_views=0, out="no")
+
+
 def test_reranking_by_likelihood_changes_the_attempts(run, monkeypatch):
     """The wrong grids have more votes, and all views find the right one likely."""
     def wrong(answer):
