@@ -967,6 +967,10 @@ def test_the_summary_of_levers_is_what_was_measured():
     lower = stored("arc1/rates_19000.json")["runs"]
     changes = [f"{100 * (lower[rate]['pass2'] - rules['C1']):+.1f}" for rate in ("0.0028", "0.002")]
     assert points("learning rate 0.0028") == ", ".join(changes)
+    colors = stored("arc1/colors_19000.json")["runs"]
+    for start, arm in (("each color", "colors kept, 0.5"), ("a tenth", "own colors, 0.1"),
+                       ("beta1 0.95", "beta1 0.95")):
+        assert points(start) == f"{100 * (colors[arm]['pass2'] - colors['as it is']['pass2']):+.1f}"
     gain = mean([rules["C1"], rules["C2"]]) - mean([rules["A1"], rules["A2"]])
     assert points("ARC-2 evaluation and ARC-GEN tasks, and").startswith(f"{100 * gain:+.1f}")
     gain = mean([rules["B1"], rules["B2"]]) - mean([rules["A1"], rules["A2"]])
