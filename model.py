@@ -343,11 +343,10 @@ def run_steps(step, times, device):
 
 @torch.no_grad()
 def generate(model, prompts, max_new_tokens, run_steps=run_steps, sample=False):
-    """Continues each document to its `end`. Returns a list of D Answers.
+    """Continues each document to its `end`, greedily or by `sample`. Returns a list of D Answers.
 
     An answer is None where max_new_tokens (a number, or one a document) did not suffice, the grid
-    left the canvas, or a token came that no grid holds. Over all 14 tokens: nothing forces an
-    answer to be a grid. Greedy, or with `sample` each token with its probability.
+    left the canvas, or a token came that no grid holds. Nothing forces an answer to be a grid.
     prompts: has tokens, coords, cu_seqlens, task_view, as `GPT.forward` takes them.
     """
     cu_seqlens, device = prompts.cu_seqlens, prompts.tokens.device
@@ -375,8 +374,7 @@ def generate(model, prompts, max_new_tokens, run_steps=run_steps, sample=False):
         # the cursor moves past the token that was read
         moved = advance(cursor, token, keep_table, step_table)
         cursor.copy_(torch.where(active[:, None], moved, cursor))
-        # the likeliest next token goes into this column; or one that is drawn: the largest after
-        # Gumbel noise was added is each with its probability
+        # into this column: the likeliest token, or one drawn by adding Gumbel noise
         logp = logits.float().log_softmax(-1)                           # (B, V)
         noise = -torch.empty_like(logp).exponential_().log() if sample else 0
         token.copy_((logp + noise).argmax(-1))

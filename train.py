@@ -284,10 +284,9 @@ def predict_and_score(predictor, tasks, step):
         f"no grid; {dropped} demonstrations did not fit; attempts are in "
         f"{log.folder / 'submission.json'}")
 
-    predictor.log_unanswered(attempts)
-
     # order by votes, or by likelihood where the config asks for it
     metrics, attempts = predictor.rank_and_score(tasks, predictions)
+    predictor.log_unanswered(attempts)
     # attempts may be in another order now, so the file is written again
     if config.rerank_views:
         log.write_json("submission.json", submission(tasks, attempts))

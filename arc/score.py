@@ -142,7 +142,7 @@ def read_submission(path):
         for name, rows in raw.items():
             found[name] = [[row.get(key) for key in ("attempt_1", "attempt_2")] for row in rows]
             if not all({"attempt_1", "attempt_2"} & row.keys() for row in rows):
-                raise TypeError(f"no attempt_1 in {name}")
+                raise TypeError
     except (AttributeError, TypeError):
         raise UserError(f"{where}: expected {{task id: [{{'attempt_1': grid, 'attempt_2': grid}} "
                         "of each test input]}") from None

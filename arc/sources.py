@@ -95,9 +95,10 @@ def read_pairs(raw, part, where, solutions=None):
         place = f"{where}, {part} pair {i}"
         if not isinstance(pair, dict) or "input" not in pair:
             raise UserError(f"{place}: no 'input'")
-        near = difflib.get_close_matches("output", pair, 1, 0.7)
-        if near and "output" not in pair:
-            raise UserError(f"{place}: it has {near[0]!r}; an output is under 'output'")
+        if solutions is None and "output" not in pair:
+            near = difflib.get_close_matches("output", pair, 1, 0.8)
+            if near:
+                raise UserError(f"{place}: it has {near[0]!r}; an output is under 'output'")
         output = pair.get("output") if solutions is None else solutions[i]
         if part == "train" and output is None:
             raise UserError(f"{place}: a demonstration without an 'output'; it has "

@@ -109,8 +109,8 @@ class Config:
     views: int = knob(4, "distinct views that predict and vote on a test input", 1, 500)
     rerank_views: int = knob(0, "views under which the likelihood of each grid orders the "
                              "attempts; 0: votes do", 0, 500)
-    samples: int = knob(0, "views in which an answer is sampled, beside the likeliest one; for "
-                        "rerank_views to order", 0, 500)
+    samples: int = knob(0, "distinct views in which an answer is sampled, beside the likeliest; "
+                        "for rerank_views to order", 0, 500)
     predict_tokens: int = knob(32768, "tokens of the documents decoded at once, about", 1)
 
     # -- the refinement network (refine.py), in out_dir/refine; the rest it takes from above

@@ -4,4 +4,4 @@ from .base import Encoding
 
 class NoEncoding(Encoding):
     def angles(self, coords):
-        return None                            # as in Encoding, which wants one of its methods
+        return None                            # said here, as an encoding must have a method

@@ -224,7 +224,7 @@ def check_state(part, state):
         if group["params"] != expected["params"]:
             raise ValueError("other groups of parameters")
         for key, value in expected.items():
-            # a number may be whole by chance, and a tensor at the start
+            # a number may be whole by chance, and a rate that began as a tensor is a number later
             numbers = int, float, torch.Tensor
             kind = numbers if type(value) in numbers else type(value)
             if not isinstance(group[key], kind):

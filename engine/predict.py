@@ -343,28 +343,28 @@ class Predictor:
         log.record(kind="test", **metrics)
 
     def add_samples(self, tasks, attempts):
-        """Returns the attempts with sampled grids, each of another view, after the TOP_K best.
+        """Returns the attempts with sampled grids, one a view, after the TOP_K best.
 
-        A right answer that is second in every view is no view's answer, but samples find it; also
-        where all views agree.
+        They may be second in every view, where no vote finds them.
         """
         c, added = self.config, dict(attempts)
-        torch.manual_seed(c.seed)
+        torch.manual_seed(c.seed + ranks.rank() * 2**40)
         predictions, _ = self.predict_queries(make_queries(tasks, c.samples, c), sample=True)
         for key, grids in attempts_by_votes(predictions).items():
-            voted = attempts.get(key, [])
-            known = set(map(grid_key, voted))
+            best, others = attempts.get(key, [])[:TOP_K], attempts.get(key, [])[TOP_K:]
+            known, sampled = set(map(grid_key, best)), set(map(grid_key, grids))
             new = [grid for grid in grids if grid_key(grid) not in known]
-            added[key] = voted[:TOP_K] + new + voted[TOP_K:]
+            added[key] = best + new + [grid for grid in others if grid_key(grid) not in sampled]
         more = sum(map(len, added.values())) - sum(map(len, attempts.values()))
-        self.log(f"  {len(predictions)} answers sampled: {more} grids more")
+        self.log(f"  {len(predictions)} answers sampled: {more} new grids")
         return added
 
     def rerank(self, tasks, attempts):
         """Returns the attempts {(task id, test): grids}, the best of each in a new order.
 
-        Those are TOP_K, and as many as may be sampled. They are ordered by the mean log-probability of the whole grid under rerank_views views
-        (Franzen et al., arXiv 2505.07859), judged by views under which all of them fit.
+        Those are the first TOP_K + samples. They are ordered by the mean log-probability of the
+        whole grid under rerank_views views (Franzen et al., arXiv 2505.07859), judged by views
+        under which all of them fit.
         """
         best = TOP_K + self.config.samples
         queries, rows = [], defaultdict(list)
@@ -390,9 +390,8 @@ class Predictor:
     def rank_and_score(self, tasks, predictions):
         """Returns (metrics, attempts): grids ordered by votes, or by likelihood if asked for.
 
-        Likelihood orders sampled ones, too.
-        Reranked ones have the metrics of votes beside them, as pass1_by_votes and pass2_by_votes.
-        Where no answer is known only the attempts count.
+        Reranked ones, sampled ones among them, have the metrics of votes beside them, as
+        pass1_by_votes and pass2_by_votes. Where no answer is known only the attempts count.
         """
         attempts = attempts_by_votes(predictions)
         metrics = score(tasks, predictions, attempts)

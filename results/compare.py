@@ -121,14 +121,13 @@ class Runner:
                   f"{self.n_planned} runs, ETA {eta}", flush=True)
 
 
-def look_into(folder, config):
+def look_into(folder, config, may_change=("out_dir", "overwrite", "resume")):
     """Returns (the records of a finished run, or None; how train.py gets it finished)."""
     found = read_json(folder / "config.json", {})
     if not found:
         return None, "--overwrite"
     found["canvas"] = found["given"].get("canvas", 0)    # the file holds the side that was chosen
-    of_call = "out_dir", "overwrite", "resume"
-    differences = differing(found, config, of_call)
+    differences = differing(found, config, may_change)
     if differences:
         raise UserError(f"{folder} holds another run: {differences}. Name another folder with "
                         "--out=, or replace it with --overwrite")

@@ -19,6 +19,7 @@ from runs import (ROOT, as_options, command_line, read_command, read_json, read_
                   run_script)
 from compare import CONFIG, look_into
 from config import load_config
+from engine.checkpoints import MAY_CHANGE
 
 ARMS = {                                       # name: the knobs of refine.py that differ
     "draft": {},
@@ -37,9 +38,13 @@ def base_network(seed, options):
     """Returns the checkpoint of a base network, trained where it is not there or not finished."""
     folder = RUNS / f"base_{seed}"
     config = load_config([CONFIG, f"--out_dir={folder}", *options, f"--seed={seed}"])[0]
-    records, how = look_into(folder, config)
-    if records is None:
-        run("train.py", folder, [*options, how], seed=seed)
+    options = [option for option in options if not option.startswith("--overwrite")]
+    may_change = MAY_CHANGE | {name for name in vars(config) if name.startswith("refine_")}
+    records, how = None, "--overwrite"
+    if not config.overwrite:
+        records, how = look_into(folder, config, may_change)
+    if records is None or not (folder / "ckpt.pt").exists():
+        run("train.py", folder, [*options, how or "--overwrite"], seed=seed)
     return folder / "ckpt.pt"
 
 

@@ -130,8 +130,8 @@ def test_answers_decoded_by_replayed_steps_are_those_of_plain_ones(monkeypatch):
 
 
 def test_replayed_steps_draw_anew():
-    """Colors are equally likely, until `end` is made certain: no step repeats another's draw."""
-    config = Config(dtype="float32", max_len=256, max_answer=60, samples=64, rerank_views=2)
+    """Colors and `end` are equally likely: no step repeats another's draw."""
+    config = Config(dtype="float32", max_len=256, max_answer=60)
     model = filled_model(tiny_config(max_len=256, canvas=64)).to(CUDA).eval()
     with torch.no_grad():
         model.norm.weight.zero_()

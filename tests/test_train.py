@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from schedulefree import ScheduleFreeWrapper
 
 import train
-from arc.score import Prediction, attempts_by_votes, grid_key
-from arc.tokens import encode_pair
+from arc.score import Prediction, attempts_by_votes, grid_key, same
+from arc.tokens import OUT, START, encode_pair
 from arc.views import view_pairs
 from config import Config, UserError, load_config
 from conftest import (ROOT, TINY, batch_of, checkpoint, equal, filled_model, flags, flip_tasks,
@@ -1031,8 +1031,31 @@ def test_what_is_sampled_stands_behind_the_best_grids_and_is_reranked(monkeypatc
     assert list(map(grid_key, found[task.id, 0])) == list(map(grid_key, [a, b, e, d, c]))
     (none,) = predictor.add_samples([task], {(task.id, 0): []}).values()
     assert list(map(grid_key, none)) == list(map(grid_key, [e, d, b, a]))
+    # what was sampled and has few votes, too: it moves up
+    voted = attempts_by_votes(vote_for(task.id, 0, [a, a, a, b, b, e]))
+    more = predictor.add_samples([task], voted)
+    assert list(map(grid_key, more[task.id, 0])) == list(map(grid_key, [a, b, e, d]))
+    real = Predictor.judge
+
+    def judge(self, queries):                                  # d, which was sampled, is likeliest
+        likeliest = np.array([same(query.proposal, d) for query in queries])
+        return {**real(self, queries), "nll": np.where(likeliest, 0.0, 9.0)}
+    monkeypatch.setattr(Predictor, "judge", judge)
     grids = predictor.rerank([task], found)[task.id, 0]
-    assert {*map(grid_key, grids)} == {*map(grid_key, found[task.id, 0])}
+    assert list(map(grid_key, grids)) == list(map(grid_key, [d, a, b, e, c]))
+
+
+def test_the_same_seed_draws_the_same_samples():
+    task = flip_tasks(1)[0]
+    config = Config(max_len=128, max_answer=30, demos=1, rerank_views=2, samples=16)
+    model = filled_model(tiny_config(max_len=128)).eval()
+    with torch.no_grad():
+        model.head.weight[3:10] = model.head.weight[[START, OUT]] = 0
+    predictor, found = Predictor(model, config, {}, CPU), []
+    for _ in range(2):
+        torch.rand(3)
+        found.append(predictor.add_samples([task], {(task.id, 0): []})[task.id, 0])
+    assert found[0] and list(map(grid_key, found[0])) == list(map(grid_key, found[1]))
 
 
 def test_samples_find_what_no_view_answers(run, tmp_path, monkeypatch):
@@ -1049,7 +1072,7 @@ def test_samples_find_what_no_view_answers(run, tmp_path, monkeypatch):
     without, found = run(rerank_views=2), run(rerank_views=2, samples=3, out="sampled")
     assert without["oracle"] == 0 and found["oracle"] == 1
     assert found["pass2_by_votes"] == found["pass1_view"] == 0
-    assert re.search(r"\d+ answers sampled: 2 grids more", log_of(tmp_path / "sampled"))
+    assert re.search(r"\d+ answers sampled: 2 new grids", log_of(tmp_path / "sampled"))
     with pytest.raises(UserError, match="samples = 3: only likelihood can order"):
         run(samples=3, rerank_views=0, out="no")
 
