@@ -835,7 +835,7 @@ def test_scores_on_the_front_page_are_what_was_measured():
     scores = ", ".join(percent(run["pass2"]) for run in seeds)
     assert f"{best[:-2]} % of ARC-1's public evaluation set in {best_minutes:.0f} minutes" in first
     assert f"seeds 1 and 2: {scores};" in first
-    assert f"human-made tasks alone: {human.strip('*')} %)" in first
+    assert f"another run, human-made tasks: {human.strip('*')} %)" in first
     said = f"{arc2[:-2]} % of ARC-2's** in {arc2_minutes:.0f} (one seed)"
     assert said in first
 
@@ -1017,6 +1017,38 @@ def test_colors_by_name_are_what_was_measured():
     said = ("pass@2 {} instead of {}, some view is right {} instead of {}, the task's own view "
             "alone {} instead of {}")
     assert said.format(*cells) in flat(ARC1)
+
+
+def test_sampled_answers_are_what_was_measured():
+    found = stored("arc1/samples.json")
+    keys = "pass2_by_votes", "pass2", "oracle"
+
+    def cells(runs):
+        return [percent(mean([run[key] for run in runs])) for key in keys]
+
+    def in_weights(arm):
+        both = [found["in_weights"][f"beta1 {beta}, {arm}"] for beta in ("0.9", "0.8")]
+        return cells([run for runs in both for run in runs.values()])
+
+    def in_context(arm):
+        return cells(found["in_context"][f"in context, {arm} --rerank_views=8"].values())
+    small = found["small_arc"]
+    expected = [in_weights("--samples=0"), in_weights("--samples=16"), in_weights("--samples=64"),
+                in_weights("--views=24 --samples=0"), in_context("--samples=0"),
+                in_context("--samples=8"), in_context("--views=12 --samples=0"),
+                cells([small["as it is"]]), cells([small["samples=16"]]),
+                cells([small["views=48"]])]
+    lines = ARC1.split("| tasks, networks |")[1].split("\n\n")[0].splitlines()[2:]
+    assert [line.strip("| ").split(" | ")[2:] for line in lines] == expected
+    said = []
+    for beta in ("0.8", "0.9", "0.65"):
+        runs = found["beta1"][beta].values()
+        said += [percent(mean([run[key] for run in runs])) for key in ("pass1_single", "pass2")]
+    assert ("with 0.8 one view {} and pass@2 {}, with 0.9 {} and {}, with 0.65 {} and {}."
+            ).format(*said) in flat(ARC1)
+    (longer,) = found["beta1"]["0.8, 4500 steps"].values()
+    assert (f"0.8 gives one view {percent(longer['pass1_single'])} and pass@2 "
+            f"{percent(longer['pass2'])}") in flat(ARC1)
 
 
 def test_rules_in_the_weights_after_the_correction_are_what_was_measured():
