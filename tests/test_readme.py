@@ -493,10 +493,16 @@ def test_refinement_goes_on_with_a_base_network_that_was_cut_off(monkeypatch, tm
     script.main(["draft", "--seeds=1", *knobs])                # that base never ended
     assert [name for name, _ in started[2:]] == ["train.py", "refine.py"]
     (tmp_path / "base_1" / "metrics.jsonl").write_text('{"kind": "test", "step": 60}\n')
+    (tmp_path / "base_1" / "ckpt.pt").touch()
     script.main(["draft", "more_training", "--seeds=1", *knobs])
     assert [name for name, _ in started[4:]] == ["refine.py", "train.py"]
     longer = started[-1][1]
     assert longer.max_steps == 80 and longer.warmup * 80 == pytest.approx(6)
+    # knobs of the refinement alone leave the base network as it is
+    script.main(["draft", "--seeds=1", *knobs, "--refine_right=0.5"])
+    assert [name for name, _ in started[6:]] == ["refine.py"]
+    script.main(["draft", "--seeds=1", *knobs, "--overwrite"])
+    assert [name for name, _ in started[7:]] == ["train.py", "refine.py"]
 
 
 def test_a_script_leaves_what_is_published_unless_it_is_named(tmp_path, monkeypatch, capsys):
