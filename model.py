@@ -376,8 +376,8 @@ def generate(model, prompts, max_new_tokens, run_steps=run_steps, sample=False):
         cursor.copy_(torch.where(active[:, None], moved, cursor))
         # into this column: the likeliest token, or one drawn by adding Gumbel noise
         logp = logits.float().log_softmax(-1)                           # (B, V)
-        noise = -torch.empty_like(logp).exponential_().log() if sample else 0
-        token.copy_((logp + noise).argmax(-1))
+        choice = logp - torch.empty_like(logp).exponential_().log() if sample else logp
+        token.copy_(choice.argmax(-1))
         answers[rows, column] = torch.where(active, token, END)
         logprobs[rows, column] = torch.where(active, logp.gather(1, token[:, None])[:, 0], 0)
         ended[rows] |= active & (token == END)

@@ -396,6 +396,8 @@ class Predictor:
         attempts = attempts_by_votes(predictions)
         metrics = score(tasks, predictions, attempts)
         if not self.config.rerank_views:
+            if self.config.samples:            # with --eval_only
+                self.log("  no answer is sampled: rerank_views = 0, and votes cannot order them")
             return metrics, attempts
         by_votes = {f"{key}_by_votes": metrics[key] for key in ("pass1", "pass2") if key in metrics}
         if self.config.samples:

@@ -199,7 +199,7 @@ def take_folder(config):
 
 # the files that decide how train.py's network learns, besides its encoding
 CODE = ("train.py", "model.py", "engine/batches.py", "engine/optim.py", "arc/leaks.py",
-        "arc/oned.py", "arc/sources.py", "arc/tokens.py", "arc/views.py", "encodings/base.py")
+        "arc/oned.py", "arc/sources.py", "arc/tokens.py", "arc/views.py")
 
 
 def code_hash(config):
@@ -210,7 +210,7 @@ def code_hash(config):
     root, digest = Path(__file__).parents[1], hashlib.sha256()
     classes = {kind for name in config.encoding.split("+") for kind in find(name).__mro__}
     own = {inspect.getsourcefile(kind) for kind in classes
-           if not kind.__module__.startswith(("torch", "builtins"))}
+           if kind.__module__.split(".")[0] not in ("torch", "builtins")}
     for name in [*CODE, *sorted(own)]:         # an absolute path stays as it is
         digest.update((root / name).read_bytes())
     return digest.hexdigest()[:12]
@@ -218,8 +218,8 @@ def code_hash(config):
 
 def code_lines(config, *checkpoints):
     """Returns what the log says where code changed since a checkpoint: one line, or none."""
-    code = code_hash(config)
-    if all(found is None or found["versions"].get("code") == code for found in checkpoints):
+    made_by = {found["versions"].get("code") for found in checkpoints if found}
+    if not made_by or made_by == {code_hash(config)}:
         return []
     return ["note: a file that decides how the network learns, or its encoding, changed since the "
             "checkpoint; if more than words changed, this is another network, or another run"]

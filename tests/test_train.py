@@ -1075,6 +1075,9 @@ def test_samples_find_what_no_view_answers(run, tmp_path, monkeypatch):
     assert re.search(r"\d+ answers sampled: 2 new grids", log_of(tmp_path / "sampled"))
     with pytest.raises(UserError, match="samples = 3: only likelihood can order"):
         run(samples=3, rerank_views=0, out="no")
+    run(out="plain")
+    run(out="plain", eval_only=True, samples=3)
+    assert "no answer is sampled: rerank_views = 0" in log_of(tmp_path / "plain")
 
 
 def test_reranking_by_likelihood_changes_the_attempts(run, monkeypatch):
