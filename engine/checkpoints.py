@@ -72,6 +72,10 @@ def check_content(checkpoint):
             raise ValueError(f"{key} is no {kind.__name__}")
     if checkpoint["step"] < 0:
         raise ValueError(f"step is {checkpoint['step']}")
+    # a knob that is no more decides nothing here
+    knobs = {field.name for field in dataclasses.fields(Config)}
+    for name in checkpoint["config"].keys() - knobs:
+        del checkpoint["config"][name]
     for part, kind in (("config", Config), ("model_config", ModelConfig)):
         for field in dataclasses.fields(kind):
             if type(checkpoint[part].get(field.name, field.default)) is not field.type:

@@ -167,8 +167,7 @@ class Optimizer:
             raise UserError(f"no optimizer {config.optimizer!r}; there are {', '.join(OPTIMIZERS)}")
         for_matrices, for_rest, self.decays = OPTIMIZERS[config.optimizer]
         kinds = model.parameter_groups()
-        decay = dict(matrices=config.weight_decay, head=config.weight_decay, norms=0.0,
-                     tables=config.embed_decay)
+        decay = dict(matrices=config.weight_decay, head=config.weight_decay, norms=0.0, tables=0.0)
         groups = [dict(params=kinds[kind], weight_decay=decay[kind]) for kind in decay]
         if for_matrices:
             self.parts = [for_rest(groups[1:], config), for_matrices(kinds["matrices"], config)]

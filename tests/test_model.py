@@ -547,6 +547,16 @@ def test_a_checkpoint_returns_the_same_network(tmp_path):
     assert torch.equal(logits_of(model, batch), logits_of(other, batch))
 
 
+def test_a_knob_that_is_no_more_does_not_spoil_a_checkpoint(tmp_path):
+    path = tmp_path / "a.pt"
+    save(path, filled_model(tiny_config()))
+    found = torch.load(path, weights_only=True)
+    own = dict(found["config"])
+    found["config"]["a_knob_of_then"] = 0.1
+    torch.save(found, path)
+    assert load_checkpoint(path)["config"] == own
+
+
 class Harmful:
     """Unpickled without care, writes a file."""
 

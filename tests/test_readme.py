@@ -15,6 +15,7 @@ import shlex
 import tokenize
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from packaging.requirements import Requirement                 # comes with pytest
@@ -974,6 +975,12 @@ def test_the_summary_of_levers_is_what_was_measured():
     changes = [f"{100 * (lower[rate]['pass2'] - rules['C1']):+.1f}" for rate in ("0.0028", "0.002")]
     assert points("learning rate 0.0028") == ", ".join(changes)
     colors = stored("arc1/colors_19000.json")["runs"]
+    effects = effects_of_five_levers()["pass2"]
+    for start, name, error in (("Muon whose", "falls", 1.5), ("task dropout", "task", 1.5),
+                               ("decay of embeddings", "embed", 1.3), ("4 heads", "heads", 2.0),
+                               ("`oversample=8`", "oversample", 1.3)):
+        assert points(start) == f"{effects[name]:+.1f} ± {error}"
+    assert points("32 answers").split(" ± ")[0] == f"{sampled_points()[0]:+.1f}"
     for start, arm in (("each color", "colors kept, 0.5"), ("a tenth", "own colors, 0.1"),
                        ("beta1 0.95", "beta1 0.95")):
         assert points(start) == f"{100 * (colors[arm]['pass2'] - colors['as it is']['pass2']):+.1f}"
@@ -1007,6 +1014,98 @@ def test_the_summary_of_levers_is_what_was_measured():
     assert f"with 0.5 {', '.join(said['0.5'])}." in flat(ARC1)
     ordered = [float(cells[0].split()[0].rstrip(",").removeprefix("+")) for cells in rows.values()]
     assert ordered == sorted(ordered, reverse=True)
+
+
+LEVER_NAMES = {"heads": "heads of 128", "task": "task dropout", "oversample": "oversample 8",
+               "embed": "embed_decay", "falls": "rate falls"}
+
+
+def five_lever_runs():
+    """Returns {what differs, in the words of arc1.md: metrics} of the seven runs."""
+    runs = {"none": stored("arc1/colors_19000.json")["runs"]["as it is"]}
+    for name, run in stored("arc1/levers_19000c.json")["runs"].items():
+        runs[", ".join(short for short, long in LEVER_NAMES.items() if long in name)] = run
+    return runs
+
+
+def effects_of_five_levers():
+    """Returns {metric: {lever: points}}, by least squares."""
+    runs = five_lever_runs()
+    design = [[1.0] + [lever in name for lever in LEVER_NAMES] for name in runs]
+    effects = {}
+    for key in ("pass1_view", "pass2"):
+        scores = [100 * run[key] for run in runs.values()]
+        found = np.linalg.lstsq(np.array(design, float), np.array(scores), rcond=None)[0]
+        effects[key] = dict(zip(LEVER_NAMES, found[1:]))
+    return effects
+
+
+def test_five_levers_are_what_was_measured():
+    rows, runs = table(ARC1, "| levers | one view | a view on average |"), five_lever_runs()
+    assert {*rows} == {*runs}
+    for name, run in runs.items():
+        shown = percents(run, "pass1_single", "pass1_view", "pass2_by_votes", "pass2", "oracle")
+        assert rows[name] == [*shown, f"{run['loss']:.3f}"]
+    effects = effects_of_five_levers()
+    rows = table(ARC1, "| lever | a view on average | reranked, pass@2 |")
+    for name in LEVER_NAMES:
+        assert rows[name] == [f"{effects[key][name]:+.1f}" for key in ("pass1_view", "pass2")]
+    times = stored("arc1/levers_19000c.json")["step_ms"]
+    for heads, said in (("heads of 128", "15.3"), ("heads of 64", "15.5")):
+        assert all(f"{np.median(lines):.1f}" == said for lines in times[heads])
+    dropped = stored("arc1/task_dropout.json")
+    said = [percent(mean([run[key] for run in dropped[share].values()]))
+            for share in ("0.1", "0", "0.3") for key in ("pass1_single", "pass2")]
+    one, two, *rest = said[:2], said[2:4], *said[4:]
+    assert (f"one view {one[0]} instead of {two[0]}, pass@2 {one[1]} instead of {two[1]}; three "
+            f"tenths: {rest[0]}, {rest[1]}") in flat(ARC1)
+
+
+# of a candidate in candidates_19000.json.gz
+RIGHT, GREEDY8, GREEDY16, GREEDY32, SAMPLED16, SAMPLED32, SNAPSHOT12, SNAPSHOT16, NLL = (
+    0, 1, 2, 3, 5, 6, 7, 8, -1)
+
+
+def sampled_scores(sources):
+    """Returns (pass@2, oracle), arrays (runs, tasks), of the candidates that a source has."""
+    with gzip.open(RESULTS / "arc1/candidates_19000.json.gz") as file:
+        runs = json.load(file)["runs"].values()
+    scores = []
+    for queries in runs:
+        of_task = {}
+        for name, candidates in queries.items():
+            found = [one for one in candidates if any(one[source] for source in sources)]
+            found.sort(key=lambda one: math.inf if one[NLL] is None else one[NLL])
+            right = [one[RIGHT] for one in found]
+            of_task.setdefault(name.split("/")[0], []).append((any(right[:2]), any(right)))
+        scores.append([np.mean(of_task[task], 0) for task in sorted(of_task)])
+    return 100 * np.moveaxis(np.array(scores), 2, 0)
+
+
+def sampled_points():
+    """Returns what samples in 32 views add to 32 greedy views, and its standard error."""
+    more = sampled_scores([GREEDY32, SAMPLED32])[0] - sampled_scores([GREEDY32])[0]
+    assert (more.mean(1) > 0).all()            # in each run
+    by_task = more.mean(0)
+    return by_task.mean(), by_task.std() / len(by_task) ** 0.5
+
+
+def test_sampled_candidates_are_what_was_measured():
+    header = "| candidates | heads | heads, task, oversample |"
+    rows = table(ARC1, header).values()
+    snapshots = [SNAPSHOT12, SNAPSHOT16]
+    sources = [[GREEDY8], [GREEDY16], [GREEDY32], [SAMPLED32], [GREEDY16, SAMPLED16],
+               [GREEDY8, SAMPLED32], [GREEDY32, SAMPLED32], [GREEDY32, *snapshots],
+               [GREEDY32, SAMPLED32, *snapshots]]
+    for cells, source in zip(rows, sources, strict=True):
+        pass2, oracle = sampled_scores(source).mean(2)
+        h, falls, task, embed = pass2
+        shown = [h, task, embed, falls, pass2.mean(), oracle.mean()]
+        # 61.25 may be shown as 61.2 or 61.3
+        assert np.allclose([float(cell) for cell in cells], shown, atol=0.0501)
+    points, error = sampled_points()
+    said = f"add {points:.1f} points to 32 views, standard error over tasks {error:.1f}"
+    assert said in flat(ARC1)
 
 
 def test_colors_by_name_are_what_was_measured():
