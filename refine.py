@@ -453,18 +453,20 @@ def predict_and_score(drafter, refiner, tasks, step):
     """
     started, config, log = time.time(), refiner.config, refiner.log
     base_predictions, _ = drafter.predict(tasks, config.views)
-    base_scores, base_attempts = drafter.rank_and_score(tasks, base_predictions)
+    base_scores, base_attempts = drafter.rank_and_score(tasks, base_predictions,
+                                                        drafter.sample(tasks))
 
     # answers without a draft, then answers to the best of these; both vote
     first, _ = refiner.predict(tasks, config.views)
-    without, attempts = refiner.rank_and_score(tasks, first)
+    sampled = refiner.sample(tasks)
+    without, attempts = refiner.rank_and_score(tasks, first, sampled)
     log.write_json("submission.json", submission(tasks, attempts))
     votes = attempts_by_votes(first)
     reading = [(query, grid) for query in make_queries(tasks, config.views, config)
                for grid in votes.get(query.key, [])[:DRAFTS]]
     second = read_drafts(refiner, *zip(*reading)) if reading else []
     predictions = first + [prediction for prediction in second if prediction is not None]
-    scores, attempts = refiner.rank_and_score(tasks, predictions)
+    scores, attempts = refiner.rank_and_score(tasks, predictions, sampled)
     log.write_json("submission.json", submission(tasks, attempts))
     log(f"predictions: {len(predictions)}, {len(predictions) - len(first)} of them after a draft, "
         f"in {clock(time.time() - started)}; attempts are in "

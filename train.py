@@ -285,7 +285,8 @@ def predict_and_score(predictor, tasks, step):
         f"{log.folder / 'submission.json'}")
 
     # order by votes, or by likelihood where the config asks for it
-    metrics, attempts = predictor.rank_and_score(tasks, predictions)
+    sampled = predictor.sample(tasks)          # more grids for likelihood to order
+    metrics, attempts = predictor.rank_and_score(tasks, predictions, sampled)
     predictor.log_unanswered(attempts)
     # attempts may be in another order now, so the file is written again
     if config.rerank_views:

@@ -342,22 +342,22 @@ class Predictor:
                        pretrained=self.model.config.pretrained or None)
         log.record(kind="test", **metrics)
 
-    def add_samples(self, tasks, attempts):
-        """Returns the attempts with sampled grids, one a view, after the TOP_K best.
+    def sample(self, tasks):
+        """Returns the Predictions that were drawn from the network's probabilities, one a view.
 
-        They may be second in every view, where no vote finds them.
+        An answer may be second in every view, where no vote finds it. Without rerank_views nothing
+        could order what is drawn, so nothing is.
         """
-        c, added = self.config, dict(attempts)
+        c = self.config
+        if c.samples and not c.rerank_views:   # with --eval_only
+            self.log("  no answer is sampled: rerank_views = 0, and votes cannot order them")
+        if not (c.samples and c.rerank_views):
+            return []
+        started = time.time()
         torch.manual_seed(c.seed + ranks.rank() * 2**40)
-        predictions, _ = self.predict_queries(make_queries(tasks, c.samples, c), sample=True)
-        for key, grids in attempts_by_votes(predictions).items():
-            best, others = attempts.get(key, [])[:TOP_K], attempts.get(key, [])[TOP_K:]
-            known, sampled = set(map(grid_key, best)), set(map(grid_key, grids))
-            new = [grid for grid in grids if grid_key(grid) not in known]
-            added[key] = best + new + [grid for grid in others if grid_key(grid) not in sampled]
-        more = sum(map(len, added.values())) - sum(map(len, attempts.values()))
-        self.log(f"  {len(predictions)} answers sampled: {more} new grids")
-        return added
+        sampled, _ = self.predict_queries(make_queries(tasks, c.samples, c), sample=True)
+        self.log(f"  {len(sampled)} answers sampled in {time.time() - started:.0f} seconds")
+        return sampled
 
     def rerank(self, tasks, attempts):
         """Returns the attempts {(task id, test): grids}, the best of each in a new order.
@@ -387,20 +387,17 @@ class Predictor:
                 reranked[key] = [grids[k] for k in order] + attempts[key][best:]
         return reranked
 
-    def rank_and_score(self, tasks, predictions):
+    def rank_and_score(self, tasks, predictions, sampled=()):
         """Returns (metrics, attempts): grids ordered by votes, or by likelihood if asked for.
 
-        Reranked ones, sampled ones among them, have the metrics of votes beside them, as
-        pass1_by_votes and pass2_by_votes. Where no answer is known only the attempts count.
+        sampled: more Predictions to be ordered by likelihood. Reranked attempts have the metrics of
+        votes, of `predictions` alone, beside them, as pass1_by_votes and pass2_by_votes. Where no
+        answer is known only the attempts count.
         """
         attempts = attempts_by_votes(predictions)
         metrics = score(tasks, predictions, attempts)
         if not self.config.rerank_views:
-            if self.config.samples:            # with --eval_only
-                self.log("  no answer is sampled: rerank_views = 0, and votes cannot order them")
             return metrics, attempts
         by_votes = {f"{key}_by_votes": metrics[key] for key in ("pass1", "pass2") if key in metrics}
-        if self.config.samples:
-            attempts = self.add_samples(tasks, attempts)
-        attempts = self.rerank(tasks, attempts)
+        attempts = self.rerank(tasks, attempts_by_votes([*predictions, *sampled]))
         return {**score(tasks, predictions, attempts), **by_votes}, attempts

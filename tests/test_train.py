@@ -1011,11 +1011,10 @@ def test_only_the_best_grids_are_reranked(monkeypatch):
     assert list(map(grid_key, reranked)) == [keys[k] for k in (2, 1, 0, 3, 4, 5, 6, 7)]
 
 
-def test_what_is_sampled_stands_behind_the_best_grids_and_is_reranked(monkeypatch):
-    """Those that were voted for already are left out; the others come most frequent first."""
+def test_what_is_sampled_is_reranked_and_has_no_vote(monkeypatch):
+    """One sample a view, without a proposal; a, which is voted for, and d, which is likeliest."""
     task = flip_tasks(1)[0]
     a, b, c, d, e = (np.array([[1, 2, k]]) for k in range(5))
-    monkeypatch.setattr("engine.predict.TOP_K", 2)
     config = Config(max_len=128, max_answer=30, demos=1, rerank_views=2, samples=6)
     predictor = Predictor(filled_model(tiny_config(max_len=128)).eval(), config, {}, CPU)
 
@@ -1024,23 +1023,23 @@ def test_what_is_sampled_stands_behind_the_best_grids_and_is_reranked(monkeypatc
         assert all(query.proposal is None for query in queries)
         return vote_for(task.id, 0, [d, e, b, None, e, a]), 0
     monkeypatch.setattr(predictor, "predict_queries", predict_queries)
-    voted = attempts_by_votes(vote_for(task.id, 0, [a, a, a, b, b, c]))
-    found = predictor.add_samples([task], voted)
-    assert list(map(grid_key, found[task.id, 0])) == list(map(grid_key, [a, b, e, d, c]))
-    (none,) = predictor.add_samples([task], {(task.id, 0): []}).values()
-    assert list(map(grid_key, none)) == list(map(grid_key, [e, d, b, a]))
-    # what was sampled and has few votes, too: it moves up
-    voted = attempts_by_votes(vote_for(task.id, 0, [a, a, a, b, b, e]))
-    more = predictor.add_samples([task], voted)
-    assert list(map(grid_key, more[task.id, 0])) == list(map(grid_key, [a, b, e, d]))
+    sampled = predictor.sample([task])
     real = Predictor.judge
 
-    def judge(self, queries):                                  # d, which was sampled, is likeliest
+    def judge(self, queries):
         likeliest = np.array([same(query.proposal, d) for query in queries])
         return {**real(self, queries), "nll": np.where(likeliest, 0.0, 9.0)}
     monkeypatch.setattr(Predictor, "judge", judge)
-    grids = predictor.rerank([task], found)[task.id, 0]
-    assert list(map(grid_key, grids)) == list(map(grid_key, [d, a, b, e, c]))
+    predictions = vote_for(task.id, 0, [a, a, a, b, b, c])
+    metrics, attempts = predictor.rank_and_score([task], predictions, sampled)
+    # those that are equally likely stay in the order of votes and samples together
+    assert list(map(grid_key, attempts[task.id, 0])) == list(map(grid_key, [d, a, b, e, c]))
+    _, without = predictor.rank_and_score([task], predictions)
+    assert list(map(grid_key, without[task.id, 0])) == list(map(grid_key, [a, b, c]))
+    right = task._replace(test=[(task.test[0][0], d)])
+    metrics, _ = predictor.rank_and_score([right], predictions, sampled)
+    assert (metrics["pass1"], metrics["oracle"]) == (1, 1)
+    assert metrics["pass2_by_votes"] == metrics["pass1_view"] == 0
 
 
 def test_the_same_seed_draws_the_same_samples():
@@ -1052,8 +1051,10 @@ def test_the_same_seed_draws_the_same_samples():
     predictor, found = Predictor(model, config, {}, CPU), []
     for _ in range(2):
         torch.rand(3)
-        found.append(predictor.add_samples([task], {(task.id, 0): []})[task.id, 0])
+        found.append([p.grid for p in predictor.sample([task]) if p.grid is not None])
     assert found[0] and list(map(grid_key, found[0])) == list(map(grid_key, found[1]))
+    config.samples = 0
+    assert predictor.sample([task]) == []
 
 
 def test_samples_find_what_no_view_answers(run, tmp_path, monkeypatch):
@@ -1070,7 +1071,7 @@ def test_samples_find_what_no_view_answers(run, tmp_path, monkeypatch):
     without, found = run(rerank_views=2), run(rerank_views=2, samples=3, out="sampled")
     assert without["oracle"] == 0 and found["oracle"] == 1
     assert found["pass2_by_votes"] == found["pass1_view"] == 0
-    assert re.search(r"\d+ answers sampled: 2 new grids", log_of(tmp_path / "sampled"))
+    assert re.search(r"\d+ answers sampled in 0 seconds", log_of(tmp_path / "sampled"))
     with pytest.raises(UserError, match="samples = 3: only likelihood can order"):
         run(samples=3, rerank_views=0, out="no")
     run(out="plain")
