@@ -304,7 +304,7 @@ class GPT(nn.Module):
         """Returns the normed output (T, C) of the last block for embedded tokens x (T, C)."""
         x = x.to(residual_dtype(x))
         for block in self.blocks:
-            if self.recompute and torch.is_grad_enabled():     # of a block x alone is kept
+            if self.recompute and torch.is_grad_enabled():     # keep its input alone
                 x = checkpoint(block, x, context, use_reentrant=False)
             else:
                 x = block(x, context)
@@ -361,17 +361,17 @@ def generate(model, prompts, max_new_tokens, run_steps=run_steps, sample=False):
     logprobs = torch.zeros(D, longest_answer, device=device)
     ended = torch.zeros(D, dtype=torch.bool, device=device)             # came to `end`
     column = torch.zeros(1, dtype=torch.long, device=device)            # the next one to fill
-    # from here to the cursor: of the B documents that are decoded on
-    rows = torch.arange(D, device=device)      # their rows above
+    # the state of the B documents still decoded; the loop below drops those that ended or failed
+    rows = torch.arange(D, device=device)      # (B,): their rows in `answers` and `logprobs`
     active = torch.ones(D, dtype=torch.bool, device=device)             # not ended, not failed
     cache = Cache(D, longest_prompt)
     logits = model(prompts.tokens, prompts.coords, cu_seqlens, prompts.task_view, cache)[last]
-    # the token that each document read last, and where it stands
+    # (B,), (B, 4), (B, 2): the token that each document read last, and where it stands
     token, cursor, task_view = prompts.tokens[last], prompts.coords[last], prompts.task_view[last]
 
     def pick_next(logits):
-        """Takes each document's next token. In place, so that a replayed CUDA graph goes on."""
-        # the cursor moves past the token that was read
+        """Takes each document's next token; in place, so that a replayed CUDA graph goes on."""
+        # the cursor moves past `token`; then `token` becomes the next one, which stands there
         moved = advance(cursor, token, keep_table, step_table)
         cursor.copy_(torch.where(active[:, None], moved, cursor))
         # into this column: the likeliest token, or one drawn by adding Gumbel noise

@@ -5,14 +5,15 @@
 
 The refinement network is the network of train.py, going on from its checkpoint, on documents that
 may hold a draft between the query's input and its answer: demonstrations, input, draft, answer.
-(Input, draft) is a pair of its own, and the answer's pair has no input. Most drafts are wrong
-answers of the network itself, to tasks it never saw, or of its early snapshots, to pairs that it
-has learned since. Some are right, so that it learns to keep a right one. Every second step has no
-draft: it goes on learning what train.py teaches.
+(Input, draft) is a pair of its own, and the answer's pair has no input. Drafts are answers of the
+network before refinement, to tasks that it never saw. (With refine_snapshots they are answers of
+its early snapshots, to pairs that it learned later.) Most are wrong; a share of refine_right are
+right, and it learns to keep those. Every second step has no draft: it goes on learning what
+train.py teaches.
 """
 import signal
 
-if __name__ == "__main__":                     # until main runs Ctrl-C just ends the process
+if __name__ == "__main__":                     # Ctrl-C while torch is imported: no traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import dataclasses
@@ -63,15 +64,15 @@ def main(argv=None):
     data = load_data(config)
     data.lines.extend(canvas_lines(data.val + data.test, base["model_config"]["canvas"]))
     data.lines.extend(code_lines(config, base, checkpoint))
-    rows = task_rows(base["task_ids"], data.train + data.val + data.test)
-    check_trained_on(config, data.val + data.test, rows)
+    row_of = task_rows(base["task_ids"], data.train + data.val + data.test)
+    check_trained_on(config, data.val + data.test, row_of)
     tasks = [] if config.eval_only else tasks_to_draft(config, data, base["path"])
     stored = stored_drafts(checkpoint, tasks) if config.resume else None
 
     # ---- model, optimizer, resume
     run = build_run(base, checkpoint, config, device, log, fingerprint(data))
-    drafter = Predictor(rebuild(base, device), config, rows, device, log)
-    refiner = Predictor(run.model, config, rows, device, log)
+    drafter = Predictor(rebuild(base, device), config, row_of, device, log)
+    refiner = Predictor(run.model, config, row_of, device, log)
     drafters = {} if config.eval_only or stored else drafting_networks(drafter, base)
     take_folder(config)                        # set-up succeeded
     announce(data, run.model, log, machine)
@@ -88,7 +89,7 @@ def main(argv=None):
         drafts = Drafts(run.extra["drafts"], tasks, banned_keys(config, data), drafter)
         queries = known_queries(data.val, config)
         answered = [p.grid for p in drafter.predict_queries(queries)[0]] if queries else []
-        stream = Alternating(training_stream(config, data, rows, device), drafts)
+        stream = Alternating(training_stream(config, data, row_of, device), drafts)
         fit(run, stream, (lambda: validate(refiner, queries, answered)) if queries else None)
         metrics["train_minutes"] = run.seconds / 60
 

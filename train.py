@@ -5,10 +5,13 @@
     python train.py config/quadtree.py --eval_only --tasks=FILE     # solve a task file of yours
 
 tasks -> documents -> loss -> steps -> predictions -> votes -> submission.json
+
+The run's folder gets config.json, log.txt, metrics.jsonl, submission.json, report.html, ckpt.pt
+(the last step, with which `test` is scored) and best.pt (the best on `val`, for --init_from).
 """
 import signal
 
-if __name__ == "__main__":                     # until main runs Ctrl-C just ends the process
+if __name__ == "__main__":                     # Ctrl-C while torch is imported: no traceback
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import math
@@ -51,10 +54,10 @@ def main(argv=None):
     start = f"{config.out_dir}/ckpt.pt" if config.resume else config.init_from
     checkpoint = open_checkpoint(config, start) if start else None     # None of a Llama's folder
 
-    # ---- data, after the leak guard. With task_embed task k owns row k; row 0 is for unseen tasks
+    # ---- data, after the leak guard. With task_embed tasks own rows 1, 2, ...; 0: unseen ones
     data = load_data(config)
     task_ids = [(task.id, task_key(task)) for task in data.train] if config.task_embed else []
-    rows = task_rows(task_ids, data.train + data.val + data.test)
+    row_of = task_rows(task_ids, data.train + data.val + data.test)    # {task id: its row}
     canvas = choose_canvas(config, data, checkpoint)
     data.lines.extend(code_lines(config, checkpoint))
 
@@ -75,8 +78,8 @@ def main(argv=None):
         load_llama(model, start)
 
     # ---- fit
-    stream = training_stream(config, data, rows, device)       # step i follows from (seed, i)
-    predictor = Predictor(model, config, rows, device, log)    # teacher forcing, decoding
+    stream = training_stream(config, data, row_of, device)     # step i follows from (seed, i)
+    predictor = Predictor(model, config, row_of, device, log)    # teacher forcing, decoding
     take_folder(config)                        # set-up succeeded: only now files change
     announce(data, model, log, machine)
     log(f"steps: {config.max_steps} of {config.batch_tokens} tokens, {config.optimizer}, learning "
@@ -176,11 +179,11 @@ class ForwardBackward:
         self.checked = False
         self.compiled = is_compiled(config, device)
         model.recompute = config.recompute     # activation checkpointing
-        # eager: the network and the step as they are
-        self.network, self.work = model, self.micro_batch
+        # what runs: below, on CUDA, the compiled network, and a recorded micro-batch
+        self.network, self.run_micro_batch = model, self.micro_batch
         if self.compiled:                      # only with flash attention on CUDA
             self.network = torch.compile(model, dynamic=False)
-            self.work = GraphedStep(self.micro_batch, model.parameters())
+            self.run_micro_batch = GraphedStep(self.micro_batch, model.parameters())
 
     def __call__(self, step, micro_tokens):
         """Leaves gradients. Returns the mean loss over all outputs and over the queries', (2,)."""
@@ -199,7 +202,7 @@ class ForwardBackward:
         for which in pack(documents.lengths(), micro_tokens):           # documents of a micro-batch
             # T tokens of the chosen documents, laid end to end
             batch = gather(pairs, documents.take(which), capacity, self.config.max_len)
-            losses = losses + self.work(*batch, totals)
+            losses = losses + self.run_micro_batch(*batch, totals)
             if not self.checked:               # once: all that trains is in use
                 check_gradients(self.model)
                 self.checked = True
@@ -373,8 +376,8 @@ def solve(config, given, device, machine, argv):
     if config.symmetries and not checkpoint["config"]["symmetries"]:
         raise UserError(f"{path}: the network never saw a task turned: set --symmetries=False")
     # where rules live in the weights, tasks that were not trained on are refused
-    rows = task_rows(checkpoint["task_ids"], data.test)
-    check_trained_on(config, data.test, rows)
+    row_of = task_rows(checkpoint["task_ids"], data.test)
+    check_trained_on(config, data.test, row_of)
     model = rebuild(checkpoint, device)
     data.lines.extend(code_lines(config, checkpoint))
     check_folder(config)
@@ -382,7 +385,7 @@ def solve(config, given, device, machine, argv):
     log = Log(config.out_dir)
     announce(data, model, log, machine)
     write_config(log, config, given, machine, argv, canvas=canvas)
-    predictor = Predictor(model, config, rows, device, log)
+    predictor = Predictor(model, config, row_of, device, log)
     metrics, attempts = predict_and_score(predictor, data.test, checkpoint["step"])
     log.summarize(metrics, started)
     write_report(log, config, metrics, data.test, attempts)

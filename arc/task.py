@@ -8,7 +8,7 @@ class Task(NamedTuple):
     """One puzzle. Grids are uint8 (H, W)."""
     id: str
     train: list                                # demonstrations: (input, output)
-    test: list                                 # (input, output, or None where it is not known)
+    test: list                                 # (input, output); output: None where unknown
 
 
 class Query(NamedTuple):
@@ -19,7 +19,7 @@ class Query(NamedTuple):
     orientation and colors.
     """
     task: Task
-    test: int                                  # number of the test input
+    test: int                                  # number in task.test of the pair that is asked
     view: int                                  # 0 is the task as it is
     symmetry: int                              # of the view, see arc/views.py
     colors: np.ndarray                         # (14,): the new token for each token

@@ -13,6 +13,12 @@ NAMES = [str(color) for color in range(COLORS)] + ["start", "row", "out", "end"]
 # index * 2 + input/output. A token's coordinates are the cursor before the token is read. Reading
 # it multiplies the cursor by KEEP[token] and adds STEP[token], so no position depends on tokens
 # still to come.
+#
+# [[3, 0]] -> [[0, 3]], each token with (index, segment, row, column):
+#   start 0 0 0 0   3 1 0 0 0   0 2 0 0 1   row 3 0 0 2   out 4 0 1 0
+#                   0 5 1 0 0   3 6 1 0 1   row 7 1 0 2   end 8 1 1 0
+# `start` shares (0, 0) with the first cell; `row` stands at column W, `out` and `end` at row H. So
+# a canvas of 32 holds grids of up to 31 x 31.
 KEEP = np.ones((VOCAB, 4), np.int16)
 STEP = np.zeros((VOCAB, 4), np.int16)
 STEP[:, 0] = 1                                 # every token: one further in the document

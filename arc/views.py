@@ -1,6 +1,7 @@
-"""Views: eight symmetries of the square, and color permutations.
+"""Views: one of 8 symmetries of the square and a permutation of the colors, for a whole document.
 
-One view serves all pairs of a document.
+In engine/predict.py a view also chooses its demonstrations, and `Query.view` is its number. In
+`view_embed`, `n_views` and `task_view` a view is the symmetry alone: colors have no embedding.
 """
 import numpy as np
 
@@ -11,7 +12,10 @@ IDENTITY = np.arange(VOCAB)                    # the color table that changes no
 
 
 def transform(grid, symmetry):
-    """Returns the grid under symmetry 0 to 7: transposed from 4 on, then turned % 4 times."""
+    """Returns the grid under symmetry 0 to 7.
+
+    4 to 7 transpose it first; then it makes symmetry % 4 quarter turns, counterclockwise.
+    """
     return np.rot90(grid.T if symmetry >= 4 else grid, symmetry)
 
 

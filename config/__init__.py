@@ -43,7 +43,7 @@ class Config:
     init_from: str = knob("", "a checkpoint whose weights to start from; all else starts anew. A "
                           "Hugging Face folder of a Llama: its blocks and final norm")
     eval_only: bool = knob(False, "solve `test` (or `tasks`) with out_dir/ckpt.pt or init_from")
-    seed: int = knob(1, "of samples, views, weights and dropout", 0, 2**31 - 1)
+    seed: int = knob(1, "of training data, weights, dropout and sampled answers", 0, 2**31 - 1)
 
     # -- data. A source is oned, a JSON file, a directory, arc1:training, arc1:evaluation, arc2:...
     #    Join with +. x#100 takes 100 tasks of x, x@16 the first 16 demonstrations of each.
@@ -65,7 +65,7 @@ class Config:
                              "shown, where task_embed trains on them", 0.01, 1000)
     downweight_above: int = knob(0, "tokens; a longer document is kept with probability "
                                  "downweight_above / length; 0: all are", 0)
-    holdout: str = knob("", "\"0/8\" keeps an eighth of the pairs, by hash, out of training for "
+    holdout: str = knob("", "\"0/8\": part 0 of 8 of the pairs, by hash, is kept out of training for "
                         "refine.py to predict; demonstrations of val and test are not kept out")
 
     # -- the generator behind `oned` (arc/oned.py)
@@ -97,9 +97,11 @@ class Config:
     micro_tokens: int = knob(0, "tokens at once; 0: all. Halved when memory runs out: the same "
                              "step, but for rounding and the masks of dropout", 0, 2**24)
     warmup: float = knob(0.02, "share of the steps in which the rate rises", 0, 1)
-    decay: float = knob(0.3, "share of the steps, the last, in which adamw and muon go to 0", 0, 1)
+    decay: float = knob(0.3, "share of the steps, at the end, in which the rate of adamw and muon "
+                         "falls to 0", 0, 1)
     weight_decay: float = knob(0.2, "on the matrices of blocks and head", 0)
-    beta1: float = knob(0.9, "AdamW, and the interpolation of schedule-free", 0.01, 0.9999)
+    beta1: float = knob(0.9, "of AdamW's first moment; of schedule-free the interpolation", 0.01,
+                        0.9999)
     beta2: float = knob(0.98, "of AdamW's second moment", 0, 0.9999)
     grad_clip: float = knob(1.0, "norm; 0: none", 0)
 

@@ -32,7 +32,7 @@ class Rope(Encoding):
 class Rope2D(Rope):
     axes = (2, 3)
     shares = (2, 2)
-    base = 100                                 # grids have 30 to 93 cells a side
+    base = 100                                 # sides: up to 30 in ARC, to 93 in oned_arc.py
 
 
 class Rope3D(Rope):

@@ -1,8 +1,10 @@
 """Pairs -> documents -> batches, and which documents each training step sees.
 
-Pairs are encoded once, under each symmetry where views use them. A document is a list of pairs:
-demonstrations, then the query pair. A pair's coordinates were traced from the start of a document;
-the cursor at the start of pair k is (tokens so far, 2 k, 0, 0), so placing it is one addition.
+A document is a list of pairs: demonstrations, then the query pair. Each pair is encoded once, or
+once under each of the 8 symmetries (`Pairs`). The symmetry of a document's view picks one of these
+encodings, and `gather` looks up its colors; `Generated` applies the view to the grids instead.
+Coordinates are traced as if a pair began its document; `gather` adds the cursor at which pair k
+begins, (tokens so far, 2 k, 0, 0).
 """
 import copy
 import os
@@ -63,7 +65,7 @@ class Pairs:
 
 
 class PairSlices(NamedTuple):
-    """The S pieces of `Pairs` that documents are made of, in the order of documents. (S,) each."""
+    """K slices of `Pairs`, in the order of documents; each is one pair of a document. (K,) each."""
     start: np.ndarray                          # in Pairs.tokens
     length: np.ndarray                         # tokens
     document: np.ndarray
@@ -219,29 +221,32 @@ def gather(pairs, documents, capacity=0, max_len=0):
     colors, task_view = ready(documents.colors), ready(documents.task_view)
 
     # of each of the T tokens: the slice that it comes from, and its index in pairs.tokens
-    piece = torch.arange(len(s.start), device=device)
-    piece = torch.repeat_interleave(piece, s.length, output_size=T)             # (T,)
+    slice_of = torch.arange(len(s.start), device=device)
+    slice_of = torch.repeat_interleave(slice_of, s.length, output_size=T)             # (T,)
     begins = s.length.cumsum(0) - s.length
-    source = torch.arange(T, device=device) - begins[piece] + s.start[piece]
+    source = torch.arange(T, device=device) - begins[slice_of] + s.start[slice_of]
     source = source % len(pairs.tokens)        # filler may be longer than all pairs together
-    document, kind = s.document[piece], s.kind[piece]
+    document, kind = s.document[slice_of], s.kind[slice_of]
     tokens = colors[document, pairs.tokens[source].long()]
     # a pair's coordinates begin at 0: moved to where the pair stands in its document
     zero = torch.zeros_like(s.start)
-    moved = torch.stack([s.first_index, 2 * s.pair_index, zero, zero], 1)       # (S, 4)
-    coords = pairs.coords[source].long() + moved[piece]
+    moved = torch.stack([s.first_index, 2 * s.pair_index, zero, zero], 1)       # (K, 4)
+    coords = pairs.coords[source].long() + moved[slice_of]
 
-    # an output's `end` stands in the output, too
-    in_output = torch.where(coords[:, 1] % 2 == 1, kind, NO_TARGET)
+    # NO_TARGET, DEMO or QUERY of each token; an output's `end` stands in the output, too
+    target_kind = torch.where(coords[:, 1] % 2 == 1, kind, NO_TARGET)
+    # token t predicts token t + 1, so all of targets moves one to the left
     targets = torch.full_like(tokens, IGNORE)
-    targets[:-1] = torch.where(in_output[1:] != NO_TARGET, tokens[1:], IGNORE)
+    targets[:-1] = torch.where(target_kind[1:] != NO_TARGET, tokens[1:], IGNORE)
     is_query = torch.zeros_like(tokens)
-    is_query[:-1] = in_output[1:] == QUERY
+    is_query[:-1] = target_kind[1:] == QUERY
     return Batch(tokens, coords, ready(ends), task_view[document], targets, is_query, document)
 
 
 # ------------------------------------------------------------------------------------------------
-# Training streams: what step i sees follows from (seed, i)
+# Training streams. What step i sees follows from (seed, i). `Generated` computes any step alone;
+# `FromTasks` draws documents in one long order, so a run that is resumed goes through the order of
+# the steps before again.
 
 
 class TrainingStep(NamedTuple):

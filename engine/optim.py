@@ -36,7 +36,9 @@ def orthogonalize(X, steps=5):
 def update(y, grad, state, rates, knobs):
     """One step of Muon for a stack of matrices (n, rows, columns), in place.
 
-    rates: tensors (lr, share of z in the average), as a recorded step is to see new numbers.
+    rates: tensors (lr, share), as a recorded CUDA graph is to see new numbers; share is how much z
+    counts in the average x at this step. knobs: (momentum, average, weight decay); average is the
+    interpolation of schedule-free, see `Muon`.
     """
     (lr, share), (beta, average, decay) = rates, knobs
     momentum = state["momentum"]

@@ -1,4 +1,12 @@
-"""What a network answers: known answers judged, answers decoded in all views, attempts reranked."""
+"""From queries to attempts. The words, in the order of the data:
+
+target      the true output, where it is known
+proposal    a grid that the network judges, or verifies, token by token
+answer      the tokens that the network wrote (model.Answer)
+prediction  an answer as a grid in the task's own orientation and colors; or no grid
+attempt     one of the grids of a test input, best first; two are submitted
+draft       a grid that the network reads before it answers (refine.py)
+"""
 import copy
 import math
 import time
@@ -171,7 +179,7 @@ class TokenScores(NamedTuple):
     document: np.ndarray
     token: np.ndarray
     logprob: np.ndarray
-    correct: np.ndarray                        # the network finds it the likeliest
+    agrees: np.ndarray                         # the network finds it the likeliest
 
 
 class Predictor:
@@ -218,17 +226,19 @@ class Predictor:
     def judge(self, queries):
         """Returns {name: (n,)} of the queries' proposals: exact, nll (nats), tokens, cells, right.
 
-        Greedy decoding gives the same grid if and only if every argmax is right, so `exact` needs
-        no decoding. A query that does not fit has zeros.
+        tokens, cells: how many. right: cells that the network would write itself, given the
+        proposal before. exact: every token; greedy decoding gives the proposal if and only if that
+        is so. These are scores where the proposal is the target. A query that does not fit has
+        zeros.
         """
         query_set = self.query_set(queries)
         scores = self.teacher_force(query_set)
         is_cell = scores.token < COLORS
-        columns = dict(correct=scores.correct, nll=-scores.logprob, tokens=np.ones(len(is_cell)),
-                       cells=is_cell, right=scores.correct & is_cell)
+        columns = dict(agrees=scores.agrees, nll=-scores.logprob, tokens=np.ones(len(is_cell)),
+                       cells=is_cell, right=scores.agrees & is_cell)
         query = np.array(query_set.fitting, int)[scores.document]       # of each token
         sums = {name: np.bincount(query, values, len(queries)) for name, values in columns.items()}
-        sums["exact"] = (sums.pop("correct") == sums["tokens"]) & (sums["tokens"] > 0)
+        sums["exact"] = (sums.pop("agrees") == sums["tokens"]) & (sums["tokens"] > 0)
         return sums
 
     def decode(self, query_set, sample=False):
@@ -246,7 +256,7 @@ class Predictor:
         agreed = np.zeros(D, int)              # tokens of each proposal that stay
         answers, prefixes = [None] * D, []
         for d, (begin, end) in enumerate(zip(bounds, bounds[1:])):
-            wrong = np.flatnonzero(~scores.correct[begin:end])
+            wrong = np.flatnonzero(~scores.agrees[begin:end])
             agreed[d] = wrong[0] if len(wrong) else end - begin
             kept = slice(begin, begin + agreed[d])
             prefixes.append((scores.token[kept], scores.logprob[kept]))

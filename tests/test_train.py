@@ -664,7 +664,7 @@ def test_a_recorded_step_leaves_the_gradients_of_a_plain_one(monkeypatch):
     plain = train.ForwardBackward(config, model, stream, CPU)
     recorded = train.ForwardBackward(config, model, stream, CPU)
     recorded.compiled = True
-    recorded.work = GraphedStep(recorded.micro_batch, model.parameters())
+    recorded.run_micro_batch = GraphedStep(recorded.micro_batch, model.parameters())
     # one batch a step; then several, and those recorded before are of no use any more
     for micro_tokens in (2048, 640):
         for step in stream.steps(0, 0):
