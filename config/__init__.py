@@ -65,7 +65,7 @@ class Config:
                              "shown, where task_embed trains on them", 0.01, 1000)
     downweight_above: int = knob(0, "tokens; a longer document is kept with probability "
                                  "downweight_above / length; 0: all are", 0)
-    holdout: str = knob("", "\"0/8\": part 0 of 8 of the pairs, by hash, is kept out of training for "
+    holdout: str = knob("", "\"0/8\": part 0 of 8 of the pairs, by hash, is kept from training for "
                         "refine.py to predict; demonstrations of val and test are not kept out")
 
     # -- the generator behind `oned` (arc/oned.py)
