@@ -18,7 +18,6 @@ if __name__ == "__main__":                     # Ctrl-C while torch is imported:
 
 import dataclasses
 import hashlib
-import itertools
 import time
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from arc.leaks import allowed_colors, guard, held_out, pair_key, shows
 from arc.report import NEAR, write_report
 from arc.score import attempts_by_votes, same, submission
 from arc.sources import canvas_lines, check_grid, drawer, fingerprint, load_data, load_tasks
-from arc.task import Query, known_pairs
+from arc.task import Query, Task, known_pairs
 from arc.views import IDENTITY, SYMMETRIES, fixed_colors
 from engine.batches import Generated, TrainingStep, trained_pairs, training_stream
 from engine.checkpoints import (MAY_CHANGE, as_trained, check_trained_on, differing,
@@ -88,7 +87,7 @@ def main(argv=None):
         run.extra["drafts"] = stored or make_drafts(drafters, tasks, config, log)
         drafts = Drafts(run.extra["drafts"], tasks, banned_keys(config, data), drafter)
         queries = known_queries(data.val, config)
-        answered = [p.grid for p in drafter.predict_queries(queries)[0]] if queries else []
+        answered = [p.grid for p in drafter.predict_queries(queries)] if queries else []
         stream = Alternating(training_stream(config, data, row_of, device), drafts)
         fit(run, stream, (lambda: validate(refiner, queries, answered)) if queries else None)
         metrics["train_minutes"] = run.seconds / 60
@@ -182,12 +181,12 @@ def unseen_tasks(config, data, path):
                         "snapshots by --refine_snapshots=N; or train it with --holdout=0/8, and "
                         "refine it with the same: the pairs held out are drafted")
     elif config.refine_train == "oned":
-        stream = Generated(config, data.families, data.banned, "refine")
-        generated = (task._replace(id=f"{task.id}#{step}") for step in itertools.count()
-                     for task, _ in stream.step_tasks(step))
-        tasks = list(itertools.islice(generated, config.refine_tasks))
+        known = {pair_key(*pair) for task in data.train for pair in known_pairs(task)}
+        stream = Generated(config, data.families, data.banned | known, "refine")
+        documents = (next(stream.documents(n))[0] for n in range(config.refine_tasks))
+        tasks = [Task(str(n), pairs[:-1], pairs[-1:]) for n, pairs in enumerate(documents)]
     else:
-        draw = drawer(config, "refine", data.families)
+        draw = drawer(config, f"refine/{config.seed}", data.families)
         tasks = load_tasks(config.refine_train, draw, data.lines)
         tasks, _, _ = guard(tasks, data.val + data.test + data.train)
     usable = []
@@ -299,7 +298,7 @@ def answers_to(tasks, drafter, path):
     hard = [task for task in tasks if task.id in failed]
     easy = [task for task in tasks if task.id not in failed]
     chosen = hard + easy[:max(len(hard), config.refine_tasks // 10)]
-    attempts = attempts_by_votes(drafter.predict(chosen, config.refine_views)[0]) if chosen else {}
+    attempts = attempts_by_votes(drafter.predict(chosen, config.refine_views)) if chosen else {}
     log(f"{path}: fails {len(hard)} of {len(tasks)} tasks; {clock(time.time() - started)}")
     found = []
     for n, task in enumerate(tasks):
@@ -401,7 +400,7 @@ def read_drafts(refiner, queries, drafts):
     predictions = [None] * len(queries)
     if readable:
         reading = [queries[k]._replace(draft=drafts[k], proposal=drafts[k]) for k in readable]
-        for k, prediction in zip(readable, refiner.predict_queries(reading)[0]):
+        for k, prediction in zip(readable, refiner.predict_queries(reading)):
             predictions[k] = prediction
     return predictions
 
@@ -453,12 +452,12 @@ def predict_and_score(drafter, refiner, tasks, step):
     Returns (metrics, empty where no answer is known; attempts; those of the base network).
     """
     started, config, log = time.time(), refiner.config, refiner.log
-    base_predictions, _ = drafter.predict(tasks, config.views)
+    base_predictions = drafter.predict(tasks, config.views)
     base_scores, base_attempts = drafter.rank_and_score(tasks, base_predictions,
                                                         drafter.sample(tasks))
 
     # answers without a draft, then answers to the best of these; both vote
-    first, _ = refiner.predict(tasks, config.views)
+    first = refiner.predict(tasks, config.views)
     sampled = refiner.sample(tasks)
     without, attempts = refiner.rank_and_score(tasks, first, sampled)
     log.write_json("submission.json", submission(tasks, attempts))

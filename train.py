@@ -157,13 +157,10 @@ def fit(run, stream, validate=None):
             grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(),
                                                        config.grad_clip or math.inf)
             optimizer.step(learning_rate(config, optimizer, run.step))
-            run.dropped_demos += step.dropped_demos
             run.step += 1
             progress.count(int(step.documents.lengths().sum()))
     if stop:
         run.exit_after_signal(stop)
-    if run.dropped_demos:
-        run.log(f"{run.dropped_demos} demonstrations did not fit max_len = {config.max_len}")
 
 
 class ForwardBackward:
@@ -241,7 +238,7 @@ def validate(predictor, queries, step):
     # a query that it fails, another one each time
     wrong = [query for query, right in zip(queries, exact) if not right] or queries
     query = wrong[7 * (step // predictor.config.eval_every) % len(wrong)]
-    (prediction,), _ = predictor.predict_queries([query])
+    (prediction,) = predictor.predict_queries([query])
     predictor.log(show.picture(query.task, query.test, prediction.grid, "prediction") + "\n")
     return metrics
 
@@ -279,13 +276,12 @@ def predict_and_score(predictor, tasks, step):
     """
     started, config, log = time.time(), predictor.config, predictor.log
     # predict under all views. The votes are saved at once: whatever happens, this much is kept
-    predictions, dropped = predictor.predict(tasks, config.views)
+    predictions = predictor.predict(tasks, config.views)
     attempts = attempts_by_votes(predictions)
     log.write_json("submission.json", submission(tasks, attempts))
     failed = sum(prediction.grid is None for prediction in predictions) / len(predictions)
     log(f"predictions: {len(predictions)} in {clock(time.time() - started)}, {failed:.1%} of them "
-        f"no grid; {dropped} demonstrations did not fit; attempts are in "
-        f"{log.folder / 'submission.json'}")
+        f"no grid; attempts are in {log.folder / 'submission.json'}")
 
     # order by votes, or by likelihood where the config asks for it
     sampled = predictor.sample(tasks)          # more grids for likelihood to order

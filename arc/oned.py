@@ -356,9 +356,6 @@ def draw_task(rng, family, widths=(7, 16), lift=False, rows=ROWS, name="0"):
     a pair has several rows, a number in the range `rows`, each drawn by itself with the colors of
     the task. Half of these tasks are transposed, so that rows matter as columns do.
     """
-    check_family(family)
-    if widths[0] > widths[1]:
-        raise UserError(f"widths={widths}: the first must not be larger than the second")
     rule = FAMILIES[family]
     low = min(max(widths[0], rule.narrowest), rule.widest)
     n = draw_int(rng, low, widest([family], widths[1]))
@@ -437,16 +434,13 @@ def by_family(task_ids, values):
 
     Beside it "exact_1d" and "exact_2d", the means over all tasks whose family name tells so.
     """
-    families = defaultdict(list)
-    dimensions = defaultdict(list)
+    families, dimensions = defaultdict(list), defaultdict(list)
     for task_id, value in zip(task_ids, values):
         family = family_of(task_id)
         families[family].append(value)
-        dimensions[dimension_of(family)].append(value)
-    means = {"families": {}}
-    for family, group in sorted(families.items()):
-        means["families"][family] = float(np.mean(group))
-    for dimension, group in sorted(dimensions.items()):
-        if dimension:
-            means[f"exact_{dimension}"] = float(np.mean(group))
-    return means
+        if dimension_of(family):
+            dimensions[f"exact_{dimension_of(family)}"].append(value)
+
+    def means(groups):
+        return {name: float(np.mean(group)) for name, group in sorted(groups.items())}
+    return {"families": means(families), **means(dimensions)}

@@ -155,7 +155,7 @@ def main(argv=None):
     print(task_text(task))
     tokens = np.concatenate([encode_pair(pair)[0] for pair in task.train + task.test[:1]])
     print("index  token  pair side    row column")
-    for token, (index, number, row, column) in zip(tokens, trace([tokens])):
+    for token, (index, number, row, column) in zip(tokens, trace(tokens)):
         side = "output" if number % 2 else "input"
         print(f"{index:5d}  {NAMES[token]:5s}  {number // 2:4d} {side:6s} {row:4d} {column:6d}")
 

@@ -37,27 +37,16 @@ def advance(cursor, token, keep=KEEP, step=STEP):
     return cursor * keep[token] + step[token]
 
 
-def trace(sequences):
-    """Returns the coordinates of many token arrays, end to end: (sum of lengths, 4) int16.
+def trace(tokens):
+    """Returns the coordinates (T, 4) int16 of a document's tokens (T,): the cursor before each.
 
-    `advance` runs along time over up to 2048 arrays of similar length at once.
+    The same as `advance` token by token, as one sum: all steps before a token, less those up to
+    the last token that set a coordinate back to 0.
     """
-    lengths = np.array([len(tokens) for tokens in sequences])
-    starts = np.cumsum(lengths) - lengths
-    tokens = np.concatenate(sequences)
-    coords = np.empty((len(tokens), 4), np.int16)
-    by_length = np.argsort(lengths, kind="stable")
-    for group in np.array_split(by_length, -(-len(lengths) // 2048)):
-        time = np.arange(lengths[group].max())[:, None]
-        inside = time < lengths[group]                              # (time, arrays)
-        place = np.where(inside, starts[group] + time, 0)
-        traced = np.empty((*place.shape, 4), np.int16)
-        cursor = np.zeros((len(group), 4), np.int16)
-        for t, token in enumerate(tokens[place]):
-            traced[t] = cursor
-            cursor = advance(cursor, token)
-        coords[place[inside]] = traced[inside]
-    return coords
+    before = STEP[tokens].cumsum(0) - STEP[tokens]
+    restart = np.zeros_like(before)
+    restart[1:] = np.where(KEEP[tokens[:-1]], 0, before[:-1])
+    return (before - np.maximum.accumulate(restart)).astype(np.int16)
 
 
 def grid_length(H, W):

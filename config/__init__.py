@@ -90,7 +90,7 @@ class Config:
     # -- optimisation
     optimizer: str = knob("muon_schedulefree", "or schedulefree, adamw, muon")
     learning_rate: float = knob(1e-2, "peak rate of Muon and AdamW; Muon's updates are scaled to "
-                                "AdamW's size", 0, 1e30)
+                                "AdamW's size", 1e-30, 1e30)
     max_steps: int = knob(2400, "steps of batch_tokens", 0)
     batch_tokens: int = knob(1536, "tokens a step, in whole documents, of all ranks together; on "
                              "`oned` many small steps beat few large ones", 1, 2**24)
@@ -159,8 +159,6 @@ class Config:
 
 def check_together(c):
     """UserError where knobs contradict each other."""
-    if not c.learning_rate > 0:
-        raise UserError(f"learning_rate = {c.learning_rate} must be larger than 0")
     if c.oned_min_width > c.oned_max_width:
         raise UserError(f"oned_min_width = {c.oned_min_width} is larger than oned_max_width = "
                         f"{c.oned_max_width}")

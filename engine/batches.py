@@ -56,7 +56,7 @@ class Pairs:
         self.prompt = np.array([prompt for _, prompt in encoded]).reshape(shape)
         self.start = (np.cumsum(self.length) - self.length.ravel()).reshape(shape)
         self.tokens = torch.from_numpy(np.concatenate(sequences))
-        self.coords = torch.from_numpy(trace(sequences))
+        self.coords = torch.from_numpy(np.concatenate([trace(tokens) for tokens in sequences]))
 
     def to(self, device):
         self.tokens = send(self.tokens, device)
@@ -254,7 +254,6 @@ class TrainingStep(NamedTuple):
     number: int                                # of the step, from 0
     pairs: Pairs                               # None: those that the stream keeps on the device
     documents: Documents
-    dropped_demos: int = 0                     # demonstrations of these documents that did not fit
 
 
 def unchanged(item):
@@ -296,8 +295,8 @@ class Generated:
                             f"max_len = {config.max_len}; raise --max_len, or lower "
                             "--oned_max_width or --demos")
 
-    def tasks(self, step):
-        """Yields (task under a random view, symmetry) without end; none holds a banned pair."""
+    def documents(self, step):
+        """Yields (a document's pairs in a random view, symmetry) without end; none is banned."""
         c = self.config
         rng = np.random.default_rng([c.seed, step])
         widths = c.oned_min_width, c.oned_max_width
@@ -305,34 +304,21 @@ class Generated:
         for task in oned.stream(f"{self.name}/{c.seed}/{step}", self.families, widths, c.oned_lift):
             symmetry = int(rng.integers(SYMMETRIES)) if c.symmetries else 0
             colors = random_colors(rng) if c.colors else IDENTITY
-            task = task._replace(train=view_pairs(task.train, symmetry, colors),
-                                 test=view_pairs(task.test, symmetry, colors))
-            if any(pair_key(*pair) in self.banned for pair in self.pairs_in_document(task)):
-                rejected += 1
-                if rejected > self.TRIES:
-                    raise UserError(f"{self.TRIES} generated tasks in one step hold a pair of val "
-                                    "or test; raise --oned_max_width, or lower --oned_eval")
+            pairs = view_pairs([*task.train[:c.demos], *task.test[:1]], symmetry, colors)
+            if self.banned.isdisjoint(pair_key(*pair) for pair in pairs):
+                yield pairs, symmetry
                 continue
-            yield task, symmetry
-
-    def pairs_in_document(self, task):
-        """Returns the demonstrations and the query pair that a task's document holds."""
-        return [*task.train[:self.config.demos], *task.test[:1]]
-
-    def step_tasks(self, step):
-        """Returns those of `tasks` that fit in a step."""
-        used, out = 0, []
-        for task, symmetry in self.tasks(step):
-            for pair in self.pairs_in_document(task):
-                used += 3 + sum(grid_length(*grid.shape) for grid in pair)
-            if used > self.config.batch_tokens:
-                return out
-            out.append((task, symmetry))
+            rejected += 1
+            if rejected > self.TRIES:
+                raise UserError(f"{self.TRIES} generated tasks in one step hold a pair of val or "
+                                "test; raise --oned_max_width, or lower --oned_eval")
 
     def __getitem__(self, step):
-        pairs, plans, symmetries = [], [], []
-        for task, symmetry in self.step_tasks(step):
-            own = self.pairs_in_document(task)
+        pairs, plans, symmetries, used = [], [], [], 0
+        for own, symmetry in self.documents(step):
+            used += sum(3 + sum(grid_length(*grid.shape) for grid in pair) for pair in own)
+            if used > self.config.batch_tokens:
+                break
             numbers = range(len(pairs), len(pairs) + len(own))
             plans.append(DocumentPlan(numbers, 0, IDENTITY, 0))
             symmetries.append(symmetry)        # the tasks are turned already; this names the view
@@ -380,7 +366,6 @@ class Drawn(NamedTuple):
     pairs: list                                # numbers of its pairs, the query's last
     symmetry: int
     task: int                                  # number of the task
-    dropped_demos: int                         # demonstrations that did not fit
 
 
 def trained_pairs(task, config, protected, untrained):
@@ -423,15 +408,19 @@ class FromTasks(IterableDataset):
             reason = f"; holdout = {config.holdout!r} keeps all back" if config.holdout else ""
             raise UserError(f"no training pair is left{reason}")
         self.device_pairs = Pairs(pairs, SYMMETRIES if config.symmetries else 1).to(device)
-        self.check_lengths()
+        self.check_lengths(data.lines)
         # pairs that a view may turn into a test pair of val or test, and the keys of these
         self.risky = {p: pairs[p] for p in of_same_form(pairs, data.asked)}
         self.banned = {pair_key(*pair) for pair in data.asked}
         # colors that stay: without demonstrations in the document, and with
         self.fixed = [(fixed_colors(task, False), fixed_colors(task, True)) for task in tasks]
 
-    def check_lengths(self):
+    def check_lengths(self, lines):
         limit, longest = self.config.max_len, self.device_pairs.length.max(1)
+        crowded = sum(np.sort(longest[own])[-1 - self.config.demos:].sum() > limit
+                      for own in self.numbers)
+        if crowded:
+            lines.append(f"max_len = {limit} drops demonstrations of up to {crowded} tasks")
         tasks = [task.id for task, numbers in zip(self.tasks, self.numbers)
                  if any(longest[p] > limit for p in numbers)]
         if tasks:
@@ -468,7 +457,7 @@ class FromTasks(IterableDataset):
             lengths = length[order, s].tolist()
             kept = fit_demos(lengths[:-1], lengths[-1], self.config.max_len)
             used = sum(lengths[k] for k in kept) + lengths[-1]
-            yield Drawn(used, [*demos[kept], query], s, t, len(demos) - len(kept))
+            yield Drawn(used, [*demos[kept], query], s, t)
 
     def steps(self, start, workers):
         """Returns the steps from `start` on. Every worker goes through the order of all of them."""
@@ -490,8 +479,7 @@ class FromTasks(IterableDataset):
             chosen = self.fill_step(window, source)
             if step >= self.start and (step - self.start) % stride == first:
                 plans = [self.plan_document(step, i, drawn) for i, drawn in enumerate(chosen)]
-                dropped = sum(drawn.dropped_demos for drawn in chosen)
-                yield TrainingStep(step, None, build_documents(self.device_pairs, plans), dropped)
+                yield TrainingStep(step, None, build_documents(self.device_pairs, plans))
 
     def fill_step(self, window, source):
         """Returns a step's documents (Drawn), taken from a window that the source refills."""

@@ -62,7 +62,7 @@ def load_checkpoint(path, network="GPT", cure="train first, or name one with --i
 
 # the parts of every checkpoint and their types
 CONTENT = dict(config=dict, model_config=dict, task_ids=list, step=int, seconds=float, data=str,
-               dropped_demos=int, model=dict, versions=dict)
+               model=dict, versions=dict)
 
 
 def check_content(checkpoint):

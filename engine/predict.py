@@ -78,12 +78,11 @@ class QuerySet:
         self.fitting = []                      # numbers of the queries that have a document
         self.dropped_demos = 0                 # demonstrations that did not fit
         self.expected_lengths = []             # about how many tokens will be decoded, (D,)
-        first_demo, query_pairs = self.encode(queries, config, device)
         plans = []
-        for q, (query, own) in enumerate(zip(queries, query_pairs)):
+        numbers = self.encode(queries, config, device)
+        for q, (query, (train, own)) in enumerate(zip(queries, numbers)):
             s, last = query.symmetry, own[-1]  # the last pair is (input, proposal)
             length, prompt = self.pairs.length[:, s], self.pairs.prompt[:, s]
-            train = first_demo[id(query.task)] + np.arange(len(query.task.train))
             demos = train[list(query.demos)]
             reserved = length[own[:-1]].sum() + prompt[last] + config.max_answer
             kept = fit_demos(length[demos], reserved, config.max_len)
@@ -103,35 +102,31 @@ class QuerySet:
         self.documents = build_documents(self.pairs, plans)
 
     def encode(self, queries, config, device):
-        """Encodes every demonstration, and every different pair of a query, once.
+        """Encodes every different pair of the queries once. Returns their numbers, by query.
 
-        That is (input, proposal); or, where a draft is to be read, (input, draft) and then
-        (nothing, proposal). Returns ({id of the task object: number of its first demonstration},
-        pair numbers of each query).
+        Those of all demonstrations, and those of (input, proposal); or, where a draft is to be
+        read, of (input, draft) and then (nothing, proposal).
         """
-        pairs, first_demo, number_of, query_pairs = [], {}, {}, []
+        pairs, number_of, found = [], {}, []
+
+        def number(pair):
+            key = tuple(map(id, pair))         # the queries keep these grids alive
+            if key not in number_of:
+                number_of[key] = len(pairs)
+                pairs.append(pair)
+            return number_of[key]
         for query in queries:
-            task = query.task
-            if id(task) not in first_demo:
-                first_demo[id(task)] = len(pairs)
-                pairs += task.train
-            grid = task.test[query.test][0]
+            grid = query.task.test[query.test][0]
             own = [(grid, query.proposal)]
             if query.draft is not None:
                 own = [(grid, query.draft), (None, query.proposal)]
-            numbers = []
-            for pair in own:
-                key = tuple(map(id, pair))     # the queries keep these grids alive
-                if key not in number_of:
-                    number_of[key] = len(pairs)
-                    pairs.append(pair)
-                numbers.append(number_of[key])
-            query_pairs.append(numbers)
+            train = np.array([number(pair) for pair in query.task.train], int)
+            found.append((train, [number(pair) for pair in own]))
         # the longest side of each pair's grids
         self.sides = np.array([max((max(grid.shape) for grid in pair if grid is not None),
                                    default=0) for pair in pairs])
         self.pairs = Pairs(pairs, SYMMETRIES if config.symmetries else 1).to(device)
-        return first_demo, query_pairs
+        return found
 
     def truncate(self, kept):
         """Returns this set with only the first kept (D,) tokens of the proposals, to decode on."""
@@ -291,11 +286,9 @@ class Predictor:
 
         Without one where there is none, or where it would not fit under every view.
         """
-        attempts, proposed = attempts_by_votes(predictions), []
-        for query in queries:
-            grids = [grid for grid in attempts.get(query.key, [])[:1] if self.fits(grid)]
-            proposed.append(query._replace(proposal=grids[0] if grids else None))
-        return proposed
+        best = {key: grids[0] for key, grids in attempts_by_votes(predictions).items()
+                if grids and self.fits(grids[0])}
+        return [query._replace(proposal=best.get(query.key)) for query in queries]
 
     def fits(self, grid):
         """Returns whether a grid may stand as an answer under every view."""
@@ -304,7 +297,7 @@ class Predictor:
         return longest <= self.config.max_answer and max(H, W) < self.canvas
 
     def predict_queries(self, queries, sample=False):
-        """Returns (a Prediction for each query, demonstrations that did not fit)."""
+        """Returns a Prediction for each query."""
         query_set = self.query_set(queries)
         answers = dict(zip(query_set.fitting, self.decode(query_set, sample)))
         failed = len(queries) - len(query_set.fitting)
@@ -313,11 +306,12 @@ class Predictor:
             self.log(f"  {failed} of {len(queries)} prompts do not fit: prompt + max_answer "
                      f"({c.max_answer}) > max_len ({c.max_len}), or a side >= canvas "
                      f"({self.canvas}); they count as failed")
-        predictions = [to_prediction(query, answers.get(q)) for q, query in enumerate(queries)]
-        return predictions, query_set.dropped_demos
+        if query_set.dropped_demos:
+            self.log(f"  {query_set.dropped_demos} demonstrations did not fit")
+        return [to_prediction(query, answers.get(q)) for q, query in enumerate(queries)]
 
     def predict(self, tasks, views):
-        """Returns (a Prediction for every test input under its views, demonstrations dropped).
+        """Returns a Prediction for every test input under its views.
 
         A few views are decoded first, and what they vote for is proposed to the others.
         """
@@ -330,11 +324,10 @@ class Predictor:
         n_early = 1 + views // 16              # enough to agree, few enough to decode alone
         early = [query for query in queries if query.view < n_early]
         late = [query for query in queries if query.view >= n_early]
-        predictions, dropped = self.predict_queries(early)
+        predictions = self.predict_queries(early)
         if late:
-            more, dropped_late = self.predict_queries(self.propose(late, predictions))
-            predictions, dropped = predictions + more, dropped + dropped_late
-        return predictions, dropped
+            predictions += self.predict_queries(self.propose(late, predictions))
+        return predictions
 
     def log_unanswered(self, attempts):
         """Logs how many queries have no attempt. attempts: {(task id, test): grids}."""
@@ -365,7 +358,7 @@ class Predictor:
             return []
         started = time.time()
         torch.manual_seed(c.seed + ranks.rank() * 2**40)
-        sampled, _ = self.predict_queries(make_queries(tasks, c.samples, c), sample=True)
+        sampled = self.predict_queries(make_queries(tasks, c.samples, c), sample=True)
         self.log(f"  {len(sampled)} answers sampled in {time.time() - started:.0f} seconds")
         return sampled
 

@@ -79,8 +79,6 @@ def tokens_at_once(config):
     `share` comes within 82 tokens of even: ARC-1's documents, 2 to 8 ranks, 300 steps. A rank that
     has more takes a second micro-batch.
     """
-    if world() == 1:
-        return config.micro_limit()
     even = -(-config.batch_tokens // world())
     room = (-(-even // 128) + 1) * 128
     return min(config.micro_limit(), max(config.max_len, room))

@@ -292,7 +292,6 @@ class Run:
         self.seconds = 0.0
         self.best = None                       # (exact, -loss) on val
         self.validated_step = None             # by an earlier session: its metrics of val are known
-        self.dropped_demos = 0                 # demonstrations that did not fit, so far
         # checkpoints of an older run, which the first of this one replaces
         older = Path(config.out_dir).glob("*.pt") if config.overwrite else ()
         self.replaces = [path for path in older if path.is_file()]
@@ -312,7 +311,7 @@ class Run:
             kind=KIND, network=type(self.model).__name__, config=dataclasses.asdict(self.config),
             model_config=dataclasses.asdict(self.model.config), task_ids=self.task_ids,
             step=self.step, best=self.best, seconds=self.seconds, versions=self.versions,
-            dropped_demos=self.dropped_demos, data=self.data, **self.extra)
+            data=self.data, **self.extra)
         if training:
             weights = self.model.state_dict()
             state["training"] = {key: value.detach().clone() for key, value in weights.items()}
@@ -350,7 +349,6 @@ class Run:
         self.model.config.pretrained = found["model_config"].get("pretrained", "")
         self.optimizer.restore(found, path)
         self.step, self.seconds = found["step"], found["seconds"]
-        self.dropped_demos = found["dropped_demos"]
         # a checkpoint is written before its step is judged, so the records know more
         recorded = {record["step"]: quality(record) for record in self.log.records()
                     if record["kind"] == "val" and record["step"] <= self.step}

@@ -70,7 +70,7 @@ def main(argv):
     model = rebuild(load_checkpoint(f"{config.out_dir}/ckpt.pt"), device)
     tasks = load_data(config).test
     chosen = [first_of(tasks, family) for family in FAMILIES]
-    predictions, _ = Predictor(model, config, {}, device).predict(chosen, views=1)
+    predictions = Predictor(model, config, {}, device).predict(chosen, views=1)
     found = load_checkpoint(f"{config.out_dir}/refine/ckpt.pt", "Refiner", "run refine.py first")
     refiner = Predictor(rebuild(found, device), config, {}, device)
     drafts = [prediction.grid for prediction in predictions]

@@ -354,7 +354,7 @@ def test_an_epoch_shows_everything_once_and_steps_are_full(demos, embed):
     stream = stream_of(tasks, config, rows_of(tasks))
     for seed in range(3):
         shown, sizes = Counter(), set()
-        for length, order, _, task, _ in stream.epoch(np.random.default_rng(seed)):
+        for length, order, _, task in stream.epoch(np.random.default_rng(seed)):
             assert len(order) <= demos + 1
             assert length <= 256
             shown.update(map(int, order) if embed else [task])
@@ -378,7 +378,7 @@ def test_what_is_asked_comes_more_often_and_what_is_long_less():
     stream = stream_of(tasks, config, {}, protected)
     counted = Counter()
     for seed in range(epochs):
-        for length, _, _, task, _ in stream.epoch(np.random.default_rng(seed)):
+        for length, _, _, task in stream.epoch(np.random.default_rng(seed)):
             counted[task < 10, length > 30] += 1
 
     expected = Counter()
@@ -462,19 +462,7 @@ def test_steps_follow_from_their_number(make):
         assert len(rest) == 4
         for a, b in zip(whole[5:], rest):
             assert same_arrays(a.documents, b.documents)
-            assert a.dropped_demos == b.dropped_demos
     assert not np.array_equal(whole[0].documents.colors, whole[1].documents.colors)
-
-
-def test_demonstrations_that_do_not_fit_are_counted_in_their_step():
-    steps = list(from_files().steps(0, 0))
-    for step in steps:
-        # a task has four pairs, so these documents lack so many of them
-        assert step.dropped_demos == (4 - pairs_in(step.documents)).sum()
-    dropped = [step.dropped_demos for step in steps]
-    assert dropped[0] > 0
-    assert sum(dropped) > dropped[0]
-    assert all(step.dropped_demos == 0 for step in from_generator().steps(0, 0))
 
 
 # ------------------------------------------------------------------------------------------------

@@ -390,10 +390,6 @@ def test_widths_are_moved_into_the_range_of_the_family(family):
 
 
 def test_bad_requests_name_value_and_cure():
-    with pytest.raises(UserError, match="'1d_mirorr'.* first: 1d_mirror, .*1d_recolor_oe"):
-        draw_tasks(0, 1, families=["1d_mirorr"])
-    with pytest.raises(UserError, match=r"widths=\(9, 8\)"):
-        draw_tasks(0, 1, widths=(9, 8))
     with pytest.raises(UserError, match="1d_short.*wider"):
         FAMILIES["1d_short"] = FAMILIES["1d_move_1p"]._replace(always_shown=[lambda rows: False])
         try:

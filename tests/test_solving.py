@@ -48,8 +48,8 @@ def test_a_network_answers_the_others_as_if_the_wide_ones_were_not_there(encodin
     predictor = Predictor(model, config, {}, torch.device("cpu"), lambda text: None)
     small = flip_tasks(3, demos=2)
     wide = [make_task("wide", f"1 > 1; 2 > {ROW}", "3 > 4"), make_task("column", "1 > 1", COLUMN)]
-    found, _ = predictor.predict(small + wide, 3)
-    alone, _ = predictor.predict(small, 3)
+    found = predictor.predict(small + wide, 3)
+    alone = predictor.predict(small, 3)
     of_small = [p for p in found if p.task.startswith("flip")]
     assert len(found) > len(of_small) == len(alone)
     # early views come first, then late ones
@@ -58,7 +58,7 @@ def test_a_network_answers_the_others_as_if_the_wide_ones_were_not_there(encodin
                    for p in of_small]
     assert {p.grid is None for p in found if not p.task.startswith("flip")} == {True}
     # of wide ones alone nothing is left to decode, to judge or to rerank
-    only, _ = predictor.predict(wide, 3)
+    only = predictor.predict(wide, 3)
     assert [p.grid for p in only] == [None] * len(only)
     queries = [q._replace(proposal=grid("1")) for q in make_queries(wide, 1, config)]
     assert not any(values.any() for values in predictor.judge(queries).values())

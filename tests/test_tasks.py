@@ -14,8 +14,8 @@ from arc.leaks import form_key, guard, held_out, pair_key
 from arc.sources import (asked_elsewhere, canvas_for, canvas_lines, check_canvas, load_data,
                          load_tasks, split_sources)
 from arc.task import Task, grids_of
-from arc.tokens import (COLORS, END, OUT, ROW, START, VOCAB, decode_grid, encode_grid, encode_pair,
-                        trace)
+from arc.tokens import (COLORS, END, OUT, ROW, START, VOCAB, advance, decode_grid, encode_grid,
+                        encode_pair, trace)
 from arc.views import (SYMMETRIES, fixed_colors, random_colors, transform, untransform, unview_grid,
                        view_grid, view_pairs)
 from config import Config, UserError
@@ -80,7 +80,7 @@ def test_decode_grid_takes_rectangles_and_nothing_else():
 def test_coordinates_of_a_written_document():
     (a, b), = make_task("", "12 34 > 5", "").train
     tokens = np.concatenate([encode_pair(pair)[0] for pair in ((a, b), (b, a))])
-    index, side, row, column = trace([tokens]).T.tolist()
+    index, side, row, column = trace(tokens).T.tolist()
     #     start 1 2 row 3 4 row out | 5 row end | start 5 row out | 1 2 row 3 4 row end
     assert side == [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3]
     assert row == [0, 0, 0, 0, 1, 1, 1, 2, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 1, 1, 2]
@@ -93,7 +93,17 @@ def test_coordinates_do_not_depend_on_tokens_to_come():
         tokens = RNG.integers(0, VOCAB, RNG.integers(2, 30))
         t = RNG.integers(0, len(tokens))
         other = np.concatenate([tokens[:t], RNG.integers(0, VOCAB, 5)])
-        assert np.array_equal(trace([tokens])[:t + 1], trace([other])[:t + 1])
+        assert np.array_equal(trace(tokens)[:t + 1], trace(other)[:t + 1])
+
+
+def test_coordinates_are_those_of_advancing_token_by_token():
+    for _ in range(200):
+        tokens = RNG.integers(0, VOCAB, RNG.integers(1, 60))
+        cursor, expected = np.zeros(4, np.int16), []
+        for token in tokens:
+            expected.append(cursor)
+            cursor = advance(cursor, token)
+        assert np.array_equal(trace(tokens), expected)
 
 
 # ------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from schedulefree import ScheduleFreeWrapper
 
 import train
 from arc.score import Prediction, attempts_by_votes, grid_key, same
+from arc.task import known_pairs
 from arc.tokens import OUT, START, encode_pair
 from arc.views import view_pairs
 from config import Config, UserError, load_config
@@ -356,8 +357,7 @@ def test_resume_equals_uninterrupted(run, tmp_path, monkeypatch, optimizer, sour
     assert f"resumed at step {saved}" in log_of(tmp_path / "parts")
     whole = checkpoint(tmp_path / "whole")
     parts = checkpoint(tmp_path / "parts")
-    for key in ("training", "model", "optimizer", "step", "best", "task_ids", "model_config",
-                "dropped_demos"):
+    for key in ("training", "model", "optimizer", "step", "best", "task_ids", "model_config"):
         assert equal(whole[key], parts[key]), key
 
 
@@ -495,23 +495,22 @@ def test_filler_of_static_shapes_does_not_change_the_loss():
     assert (static.targets != IGNORE).sum() == (exact.targets != IGNORE).sum() > 50
 
 
-def test_demonstrations_that_do_not_fit_are_counted(run, tmp_path, monkeypatch):
-    """Also those of before a resume."""
-    file = write_tasks(tmp_path / "t.json", flip_tasks(12, demos=6, most=5))
-    knobs = in_context(file, demos=6, max_len=140, max_answer=40, canvas=8, max_steps=4,
-                       eval_every=2)
-    run(out="whole", **knobs)
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        at_step(patch, 3, kill)
-        run(out="parts", **knobs)
-    run(out="parts", resume=True, **knobs)
-    found = []
-    for name in ("whole", "parts"):
-        pattern = r"^(\d+) demonstrations did not fit max_len = 140$"
-        count, = re.findall(pattern, log_of(tmp_path / name), re.M)
-        assert int(count) == checkpoint(tmp_path / name)["dropped_demos"]
-        found.append(int(count))
-    assert found[0] == found[1] > 0
+def test_demonstrations_that_may_not_fit_are_said(run, tmp_path):
+    tasks = flip_tasks(4, demos=6, most=6)
+    file = write_tasks(tmp_path / "t.json", tasks)
+    knobs = in_context(file, demos=6, max_answer=48, canvas=8, max_steps=1, eval_every=2)
+    longest = []                               # tokens of a task's pairs together
+    for task in tasks:
+        pairs = known_pairs(task)
+        longest.append(sum(len(encode_pair(pair)[0]) for pair in pairs))
+    limit = sorted(longest)[2]
+    run(out="few", max_len=limit, **knobs)
+    crowded = sum(length > limit for length in longest)
+    assert "0 merged into a twin" in log_of(tmp_path / "few")
+    assert f"max_len = {limit} drops demonstrations of up to {crowded} tasks" in log_of(
+        tmp_path / "few")
+    run(out="all", max_len=max(longest), **knobs)
+    assert "drops demonstrations" not in log_of(tmp_path / "all")
 
 
 def test_oversample_reaches_the_tasks_that_are_asked(tmp_path, run, monkeypatch, capsys):
@@ -675,7 +674,7 @@ def test_a_recorded_step_leaves_the_gradients_of_a_plain_one(monkeypatch):
                 model.zero_grad()
             for a, b in zip(*results):
                 assert torch.allclose(a, b, rtol=1e-4, atol=1e-6)
-        graphs = recorded.work.graphs
+        graphs = recorded.run_micro_batch.graphs
         assert {shapes[0][0] for shapes in graphs} == {micro_tokens}
         assert len(graphs) < 3
 
@@ -748,7 +747,7 @@ def test_a_checkpoint_holds_what_the_run_was(run, tmp_path):
     folder = tmp_path / "run"
     found, best = checkpoint(folder), checkpoint(folder, "best.pt")
     assert (found["kind"], found["network"]) == ("nanoarc checkpoint 3", "GPT")
-    assert (found["config"]["seed"], found["step"], found["dropped_demos"]) == (3, 2, 0)
+    assert (found["config"]["seed"], found["step"]) == (3, 2)
     assert found["model_config"]["canvas"] == 16
     assert {"torch", "numpy", "python", "schedulefree", "commit"} <= set(found["versions"])
     assert "training" not in best and "optimizer" not in best
@@ -1021,7 +1020,7 @@ def test_what_is_sampled_is_reranked_and_has_no_vote(monkeypatch):
     def predict_queries(queries, sample=False):
         assert sample and [query.view for query in queries] == list(range(6))
         assert all(query.proposal is None for query in queries)
-        return vote_for(task.id, 0, [d, e, b, None, e, a]), 0
+        return vote_for(task.id, 0, [d, e, b, None, e, a])
     monkeypatch.setattr(predictor, "predict_queries", predict_queries)
     sampled = predictor.sample([task])
     real = Predictor.judge
@@ -1062,11 +1061,11 @@ def test_samples_find_what_no_view_answers(run, tmp_path, monkeypatch):
     real = Predictor.predict_queries
 
     def predict_queries(self, queries, sample=False):
-        predictions, dropped = real(self, queries, sample)
+        predictions = real(self, queries, sample)
         if sample:
             predictions = [prediction._replace(grid=query.target)
                            for query, prediction in zip(queries, predictions)]
-        return predictions, dropped
+        return predictions
     monkeypatch.setattr(Predictor, "predict_queries", predict_queries)
     without, found = run(rerank_views=2), run(rerank_views=2, samples=3, out="sampled")
     assert without["oracle"] == 0 and found["oracle"] == 1
@@ -1090,7 +1089,7 @@ def test_reranking_by_likelihood_changes_the_attempts(run, monkeypatch):
             answer = task.test[0][1]
             grids = [wrong(answer)] * 2 + [wrong(answer.T)] * 2 + [answer]
             predictions += vote_for(task.id, 0, grids)
-        return predictions, 0
+        return predictions
     monkeypatch.setattr(Predictor, "predict", predict_wrong)
     real = Predictor.judge
 
