@@ -89,7 +89,7 @@ def main(argv=None):
                  data=run.data)
     known = known_queries(data.val, config)    # val's test inputs whose answers are known
     fit(run, stream, (lambda: validate(predictor, known, run.step)) if known else None)
-    metrics = dict(train_minutes=run.seconds / 60, val_exact=run.best[0] if run.best else None)
+    metrics = dict(train_minutes=run.seconds / 60, best_val_exact=run.best and run.best[0])
 
     # ---- predict and score, with the averaged weights
     attempts = {}
@@ -362,8 +362,6 @@ def solve(config, given, device, machine, argv):
     # sizes need not be given again; what is written goes to a folder of its own
     config = solving_folder(as_trained(config, given, checkpoint), checkpoint["config"])
     data = load_data(config)
-    if not data.test:
-        raise UserError("nothing to solve: name tasks with --test= or --tasks=")
     canvas = choose_canvas(config, data, checkpoint)
     # the config must describe the network that was trained
     wanted = model_config(config, canvas, checkpoint["model_config"]["n_tasks"])

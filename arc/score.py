@@ -157,7 +157,10 @@ def read_submission(path):
 def main(argv=None):
     """Scores a submission over all tasks that a source asks. Returns the metrics."""
     argv = sys.argv[1:] if argv is None else argv
-    if len(argv) != 2 or "--help" in argv:
+    if "--help" in argv:
+        print(__doc__)
+        return None
+    if len(argv) != 2:
         raise UserError("it takes two arguments: python -m arc.score SUBMISSION TASKS")
     if not os.path.lexists(argv[0]):
         raise UserError(f"{plain(argv[0])}: no such submission; train.py writes submission.json "

@@ -147,7 +147,10 @@ def find_task(tasks, name, source):
 
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
-    if not argv or "--help" in argv:
+    if "--help" in argv:
+        print(__doc__)
+        return
+    if not argv:
         raise UserError(__doc__)
     source, name = [*argv, ""][:2]
     tasks = oned.draw_tasks("look", 18) if source == "oned" else load_tasks(source)

@@ -258,6 +258,8 @@ def solving_folder(config, trained):
     """
     if not config.eval_only:
         return config
+    if not config.test:
+        raise UserError("nothing to solve: name tasks with --test= or --tasks=")
     if config.test == trained["test"]:         # the run's own folder, whose config.json stays
         return dataclasses.replace(config, tasks="")
     names = [Path(part).resolve().name for part in config.test.split("+")]
@@ -454,7 +456,8 @@ class Progress:
         run.seconds = now - self.begun
         if run.step == self.marked_step:
             return
-        ms = 1000 * (now - self.mark) / (run.step - self.marked_step)
+        elapsed = max(now - self.mark, 1e-6)   # coarse clocks may not have moved
+        ms = 1000 * elapsed / (run.step - self.marked_step)
         lr = learning_rate(config, run.optimizer, run.step - 1)
         eta = "unknown"
         if run.step > self.from_step:
@@ -462,8 +465,7 @@ class Progress:
             eta = clock((config.max_steps - run.step) * per_step)
         run.log(f"step {run.step:6d}/{config.max_steps} {run.step / config.max_steps:4.0%}  "
                 f"loss {losses[1]:.4f}  lr {lr:.2e}  norm {grad_norm:5.2f}  {ms:6.1f} ms  "
-                f"{self.tokens / (now - self.mark):7.0f} tok/s  "
-                f"ETA {eta}")
+                f"{self.tokens / elapsed:7.0f} tok/s  ETA {eta}")
         run.log.record(kind="train", step=run.step, loss=losses[1], loss_all_outputs=losses[0],
                        lr=lr, norm=grad_norm, ms=ms, seconds=run.seconds)
 

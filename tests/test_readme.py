@@ -331,7 +331,7 @@ def test_the_command_that_holds_out_100_tasks_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     args = shlex.split(line.replace("#100", "#2"))
     metrics = train.main([*args, *flags(**TINY, out_dir=tmp_path / "run")])
-    assert metrics["tasks"] == 4 and metrics["val_exact"] is not None
+    assert metrics["tasks"] == 4 and metrics["best_val_exact"] is not None
 
 
 def commands_of(page):

@@ -297,6 +297,28 @@ def test_a_planted_leak_is_caught(again, tmp_path, monkeypatch):
     assert not (tmp_path / "run" / "refine" / "ckpt.pt").exists()
 
 
+def test_no_generated_pair_is_drafted_that_the_network_was_trained_on(first):
+    """Where tasks are narrow and many, chance makes the same pairs again."""
+    narrow = {**SMALL, "oned_families": "1d_fill", "oned_max_width": 7, "refine_from": first,
+              "oned_lift": 0.0, "oned_eval": 1, "refine_tasks": 100}
+    config, _ = load_config(flags(**{**narrow, "train": "oned#30"}))
+    data = load_data(config)
+    trained = {pair_key(*pair) for task in data.train for pair in known_pairs(task)}
+
+    def drafted(data):
+        tasks = refine.tasks_to_draft(config, data, first)
+        return {pair_key(*pair) for task in tasks for pair in known_pairs(task)}
+    assert drafted(data._replace(train=[])) & trained
+    assert not drafted(data) & trained
+
+
+def test_it_solves_nothing_without_a_task(again, tmp_path):
+    again(refine_steps=1)
+    with pytest.raises(UserError, match="nothing to solve.*--tasks="):
+        again(eval_only=True, test="")
+    assert [path.name for path in (tmp_path / "run" / "refine").iterdir() if path.is_dir()] == []
+
+
 HOLDOUTS = [("0/2", 0), ("0/2", 1), ("", 0)]
 
 

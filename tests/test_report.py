@@ -271,6 +271,8 @@ def test_without_its_color_codes_a_picture_reads_as_in_a_file(terminal, monkeypa
 
 
 def test_a_task_is_found_by_its_id_or_the_start_of_it_and_shown_token_by_token(capsys):
+    show.main(["--help"])
+    assert "python -m arc.show FILE TASK" in capsys.readouterr().out
     show.main(["oned", "1d_flip"])
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("task 1d_flip/")

@@ -141,7 +141,7 @@ def test_every_form_trains_and_is_scored(run, tmp_path, knobs):
     metrics = run(train=file, val=val, test=val, **knobs)
     assert metrics["n"] == 6
     assert 0 < metrics["loss"] < 4
-    assert metrics["val_exact"] == 0
+    assert metrics["best_val_exact"] == 0
     assert "6 tasks from" in log_of(tmp_path / "run")
 
 
@@ -390,7 +390,7 @@ def test_best_survives_worse_scores_and_resume(run, tmp_path, monkeypatch):
         at_step(patch, 2, kill)
         run(**knobs)
     metrics = run(**knobs, resume=True)
-    assert metrics["val_exact"] == 0.5
+    assert metrics["best_val_exact"] == 0.5
     assert checkpoint(tmp_path / "run", "best.pt")["step"] == 1
 
 
