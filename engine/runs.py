@@ -198,8 +198,10 @@ def take_folder(config):
 
 
 # the files that decide how train.py's network learns, besides its encoding
-CODE = ("train.py", "model.py", "engine/batches.py", "engine/optim.py", "arc/leaks.py",
-        "arc/oned.py", "arc/sources.py", "arc/tokens.py", "arc/views.py")
+CODE = ("train.py", "model.py", "engine/batches.py", "engine/checkpoints.py",
+        "engine/cuda_graphs.py", "engine/devices.py", "engine/optim.py", "engine/ranks.py",
+        "arc/leaks.py", "arc/oned.py", "arc/sources.py", "arc/task.py", "arc/tokens.py",
+        "arc/views.py")
 
 
 def code_hash(config):
