@@ -73,6 +73,7 @@ def main(argv=None):
     drafter = Predictor(rebuild(base, device), config, row_of, device, log)
     refiner = Predictor(run.model, config, row_of, device, log)
     drafters = {} if config.eval_only or stored else drafting_networks(drafter, base)
+    fresh = None if config.eval_only else training_stream(config, data, row_of, device)
     take_folder(config)                        # set-up succeeded
     announce(data, run.model, log, machine)
     log(f"base network: {base['path']}, step {base['step']}; to step {end} of "
@@ -88,7 +89,7 @@ def main(argv=None):
         drafts = Drafts(run.extra["drafts"], tasks, banned_keys(config, data), drafter)
         queries = known_queries(data.val, config)
         answered = [p.grid for p in drafter.predict_queries(queries)] if queries else []
-        stream = Alternating(training_stream(config, data, row_of, device), drafts)
+        stream = Alternating(fresh, drafts)
         fit(run, stream, (lambda: validate(refiner, queries, answered)) if queries else None)
         metrics["train_minutes"] = run.seconds / 60
 
@@ -169,7 +170,8 @@ def unseen_tasks(config, data, path):
     """Returns tasks whose test pairs neither the base network nor val or test holds.
 
     With `holdout` these are the pairs that train.py kept out; else tasks of refine_train. UserError
-    where a pair was trained on: its draft would be the answer, and teach to copy.
+    where a pair was trained on, cell for cell: its draft would be the answer, and teach to copy.
+    Recolored or turned ones may come, without holdout.
     """
     seen = set(data.banned)
     if config.holdout:
@@ -181,10 +183,11 @@ def unseen_tasks(config, data, path):
                         "snapshots by --refine_snapshots=N; or train it with --holdout=0/8, and "
                         "refine it with the same: the pairs held out are drafted")
     elif config.refine_train == "oned":
-        known = {pair_key(*pair) for task in data.train for pair in known_pairs(task)}
-        stream = Generated(config, data.families, data.banned | known, "refine")
+        trained = {pair_key(*pair) for task in data.train for pair in known_pairs(task)}
+        stream = Generated(config, data.families, data.banned | trained, "refine")
         documents = (next(stream.documents(n))[0] for n in range(config.refine_tasks))
-        tasks = [Task(str(n), pairs[:-1], pairs[-1:]) for n, pairs in enumerate(documents)]
+        tasks = [Task(f"oned/refine-{n}", pairs[:-1], pairs[-1:])
+                 for n, pairs in enumerate(documents)]
     else:
         draw = drawer(config, f"refine/{config.seed}", data.families)
         tasks = load_tasks(config.refine_train, draw, data.lines)
@@ -258,7 +261,7 @@ def drafting_networks(drafter, base):
                                               "--keep_every=N makes it")
         if snapshot["task_ids"] != base["task_ids"]:
             raise UserError(f"{path}: of another run than {base['path']}: it knows other tasks")
-        found[path] = Predictor(rebuild(snapshot, drafter.device), config, drafter.task_rows,
+        found[path] = Predictor(rebuild(snapshot, drafter.device), config, drafter.row_of,
                                 drafter.device, drafter.log)
     return found
 

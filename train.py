@@ -176,7 +176,7 @@ class ForwardBackward:
         self.checked = False
         self.compiled = is_compiled(config, device)
         model.recompute = config.recompute     # activation checkpointing
-        # what runs: below, on CUDA, the compiled network, and a recorded micro-batch
+        # eager: the network and the micro-batch as they are
         self.network, self.run_micro_batch = model, self.micro_batch
         if self.compiled:                      # only with flash attention on CUDA
             self.network = torch.compile(model, dynamic=False)

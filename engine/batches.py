@@ -245,8 +245,8 @@ def gather(pairs, documents, capacity=0, max_len=0):
 
 # ------------------------------------------------------------------------------------------------
 # Training streams. What step i sees follows from (seed, i). `Generated` computes any step alone;
-# `FromTasks` draws documents in one long order, so a run that is resumed goes through the order of
-# the steps before again.
+# `FromTasks` draws documents in one long order, so a run that is resumed draws those of the steps
+# before again, and skips them.
 
 
 class TrainingStep(NamedTuple):
@@ -311,7 +311,8 @@ class Generated:
             rejected += 1
             if rejected > self.TRIES:
                 raise UserError(f"{self.TRIES} generated tasks in one step hold a pair of val or "
-                                "test; raise --oned_max_width, or lower --oned_eval")
+                                "test, or one trained on; raise --oned_max_width, or lower "
+                                "--oned_eval")
 
     def __getitem__(self, step):
         pairs, plans, symmetries, used = [], [], [], 0
@@ -333,11 +334,11 @@ class Generated:
         return loader(self, workers, range(start, self.config.max_steps))
 
 
-def training_stream(config, data, task_rows, device):
+def training_stream(config, data, row_of, device):
     """Returns the stream of a run: `steps(start, workers)` gives its TrainingSteps."""
     if data.generated:
         return Generated(config, data.families, data.banned)
-    return FromTasks(data, config, task_rows, device)
+    return FromTasks(data, config, row_of, device)
 
 
 # steps that wait for the device: to order an epoch of ARC takes as long as about 10 (two H100)
@@ -394,10 +395,10 @@ class FromTasks(IterableDataset):
     """
     WINDOW = 64                                # documents
 
-    def __init__(self, data, config, task_rows, device):
+    def __init__(self, data, config, row_of, device):
         """data: see arc/sources.py."""
         tasks = data.train
-        self.config, self.task_rows, self.tasks, self.start = config, task_rows, tasks, 0
+        self.config, self.row_of, self.tasks, self.start = config, row_of, tasks, 0
         self.times = [config.oversample if task.id in data.protected else 1.0 for task in tasks]
         pairs, self.numbers = [], []
         for task in tasks:
@@ -507,7 +508,7 @@ class FromTasks(IterableDataset):
         if self.config.colors:
             risky = [self.risky[p] for p in drawn.pairs if p in self.risky]
             colors = allowed_colors(rng, fixed, self.banned, risky, drawn.symmetry)
-        task_row = self.task_rows.get(self.tasks[drawn.task].id, 0)
+        task_row = self.row_of.get(self.tasks[drawn.task].id, 0)
         if with_demos and rng.random() < 0.1:
             task_row = 0                       # row 0 learns to stand for a task never seen
         return DocumentPlan(drawn.pairs, drawn.symmetry, colors, task_row)

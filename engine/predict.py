@@ -66,6 +66,15 @@ def known_queries(tasks, config):
     return [query for query in make_queries(tasks, 1, config) if query.target is not None]
 
 
+def with_sampled(attempts, sampled):
+    """Returns attempts {(task id, test): grids}, the sampled Predictions' behind the TOP_K best."""
+    found, more = {}, attempts_by_votes(sampled)
+    for key, grids in attempts.items():
+        grids = grids[:TOP_K] + more.get(key, []) + grids[TOP_K:]
+        found[key] = list({grid_key(grid): grid for grid in grids}.values())
+    return found
+
+
 class QuerySet:
     """Queries as documents: the demonstrations that fit, the input, the proposal if there is one.
 
@@ -74,7 +83,7 @@ class QuerySet:
     failed.
     """
 
-    def __init__(self, queries, config, task_rows, device, canvas=math.inf):
+    def __init__(self, queries, config, row_of, device, canvas=math.inf):
         self.fitting = []                      # numbers of the queries that have a document
         self.dropped_demos = 0                 # demonstrations that did not fit
         self.expected_lengths = []             # about how many tokens will be decoded, (D,)
@@ -96,16 +105,16 @@ class QuerySet:
             self.dropped_demos += len(demos) - len(kept)
             expected = expected_length(prompt[train], length[train], prompt[own[0]])
             self.expected_lengths.append(expected)
-            row = task_rows.get(query.task.id, 0)
+            row = row_of.get(query.task.id, 0)
             draft = query.draft is not None
             plans.append(DocumentPlan(pairs, s, query.colors, row, draft))
         self.documents = build_documents(self.pairs, plans)
 
     def encode(self, queries, config, device):
-        """Encodes every different pair of the queries once. Returns their numbers, by query.
+        """Encodes every different pair of the queries once.
 
-        Those of all demonstrations, and those of (input, proposal); or, where a draft is to be
-        read, of (input, draft) and then (nothing, proposal).
+        Returns for each query (numbers of its task's demonstrations, numbers of its own pairs). Its
+        own are (input, proposal); where a draft is read, (input, draft) and (nothing, proposal).
         """
         pairs, number_of, found = [], {}, []
 
@@ -180,12 +189,12 @@ class TokenScores(NamedTuple):
 class Predictor:
     """A network and what predicting needs: config, rows of the task embedding, device, log."""
 
-    def __init__(self, model, config, task_rows, device, log=print):
+    def __init__(self, model, config, row_of, device, log=print):
         self.model, self.config, self.canvas = model, config, model.config.canvas
-        self.task_rows, self.device, self.log = task_rows, device, log
+        self.row_of, self.device, self.log = row_of, device, log
 
     def query_set(self, queries):
-        return QuerySet(queries, self.config, self.task_rows, self.device, self.canvas)
+        return QuerySet(queries, self.config, self.row_of, self.device, self.canvas)
 
     @torch.no_grad()
     def teacher_force(self, query_set):
@@ -221,10 +230,9 @@ class Predictor:
     def judge(self, queries):
         """Returns {name: (n,)} of the queries' proposals: exact, nll (nats), tokens, cells, right.
 
-        tokens, cells: how many. right: cells that the network would write itself, given the
-        proposal before. exact: every token; greedy decoding gives the proposal if and only if that
-        is so. These are scores where the proposal is the target. A query that does not fit has
-        zeros.
+        tokens, cells: how many. right: cells that the network finds likeliest. exact: so is every
+        token, and greedy decoding gives the proposal. With the target as the proposal these are
+        scores. A query that does not fit has zeros.
         """
         query_set = self.query_set(queries)
         scores = self.teacher_force(query_set)
@@ -306,8 +314,9 @@ class Predictor:
             self.log(f"  {failed} of {len(queries)} prompts do not fit: prompt + max_answer "
                      f"({c.max_answer}) > max_len ({c.max_len}), or a side >= canvas "
                      f"({self.canvas}); they count as failed")
-        if query_set.dropped_demos:
-            self.log(f"  {query_set.dropped_demos} demonstrations did not fit")
+        if query_set.dropped_demos and len(queries) > 1:
+            self.log(f"  {query_set.dropped_demos} demonstrations did not fit, in {len(queries)} "
+                     "prompts")
         return [to_prediction(query, answers.get(q)) for q, query in enumerate(queries)]
 
     def predict(self, tasks, views):
@@ -402,5 +411,5 @@ class Predictor:
         if not self.config.rerank_views:
             return metrics, attempts
         by_votes = {f"{key}_by_votes": metrics[key] for key in ("pass1", "pass2") if key in metrics}
-        attempts = self.rerank(tasks, attempts_by_votes([*predictions, *sampled]))
+        attempts = self.rerank(tasks, with_sampled(attempts, sampled))
         return {**score(tasks, predictions, attempts), **by_votes}, attempts

@@ -219,12 +219,16 @@ def code_hash(config):
 
 
 def code_lines(config, *checkpoints):
-    """Returns what the log says where code changed since a checkpoint: one line, or none."""
-    made_by = {found["versions"].get("code") for found in checkpoints if found}
-    if not made_by or made_by == {code_hash(config)}:
-        return []
-    return ["note: a file that decides how the network learns, or its encoding, changed since the "
-            "checkpoint; if more than words changed, this is another network, or another run"]
+    """Returns the lines of the log that say how code changed since the checkpoints."""
+    checkpoints = [found for found in checkpoints if found]
+    lines = [f"note: the checkpoint has knobs that this code lacks: {', '.join(found['lacking'])}"
+             for found in checkpoints if found["lacking"]]
+    made_by = {found["versions"].get("code") for found in checkpoints}
+    if made_by - {code_hash(config)}:
+        lines.append("note: a file that decides how the network learns, or its encoding, changed "
+                     "since the checkpoint; if more than words changed, this is another network, "
+                     "or another run")
+    return lines
 
 
 def versions(config=None):

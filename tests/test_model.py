@@ -23,7 +23,7 @@ from conftest import (TINY, batch_of, filled_model, flags, flip_tasks, grid, mak
 from engine.optim import Optimizer
 from engine.predict import Predictor, known_queries, make_queries
 from engine.checkpoints import KIND, check_same_network, load_checkpoint, rebuild, task_rows
-from engine.runs import Log, Run
+from engine.runs import Log, Run, code_lines
 from model import GPT, Cache, generate
 from positions.index import ENCODINGS, build
 
@@ -553,7 +553,10 @@ def test_a_knob_that_is_no_more_does_not_spoil_a_checkpoint(tmp_path):
     own = dict(found["config"])
     found["config"]["a_knob_of_then"] = 0.1
     torch.save(found, path)
-    assert load_checkpoint(path)["config"] == own
+    found = load_checkpoint(path)
+    assert found["config"] == own
+    (line,) = [line for line in code_lines(Config(), found) if "lacks" in line]
+    assert line.endswith("knobs that this code lacks: a_knob_of_then")
 
 
 class Harmful:

@@ -975,12 +975,11 @@ def test_the_summary_of_levers_is_what_was_measured():
     changes = [f"{100 * (lower[rate]['pass2'] - rules['C1']):+.1f}" for rate in ("0.0028", "0.002")]
     assert points("learning rate 0.0028") == ", ".join(changes)
     colors = stored("arc1/colors_19000.json")["runs"]
-    effects = effects_of_five_levers()["pass2"]
-    for start, name, error in (("Muon whose", "falls", 1.5), ("task dropout", "task", 1.5),
-                               ("decay of embeddings", "embed", 1.3), ("4 heads", "heads", 2.0),
-                               ("`oversample=8`", "oversample", 1.3)):
-        assert points(start) == f"{effects[name]:+.1f} ± {error}"
-    assert points("32 answers").split(" ± ")[0] == f"{sampled_points()[0]:+.1f}"
+    effects, errors, _ = effects_of_five_levers()
+    for start, name in (("Muon whose", "falls"), ("task dropout", "task"), ("4 heads", "heads"),
+                        ("decay of embeddings", "embed"), ("`oversample=8`", "oversample")):
+        assert points(start) == f"{effects['pass2'][name]:+.1f} ± {errors[name]:.1f}"
+    assert points("32 answers") == "{:+.1f} ± {:.1f}".format(*sampled_points())
     for start, arm in (("each color", "colors kept, 0.5"), ("a tenth", "own colors, 0.1"),
                        ("beta1 0.95", "beta1 0.95")):
         assert points(start) == f"{100 * (colors[arm]['pass2'] - colors['as it is']['pass2']):+.1f}"
@@ -1029,15 +1028,16 @@ def five_lever_runs():
 
 
 def effects_of_five_levers():
-    """Returns {metric: {lever: points}}, by least squares."""
-    runs = five_lever_runs()
-    design = [[1.0] + [lever in name for lever in LEVER_NAMES] for name in runs]
-    effects = {}
+    """Returns ({metric: {lever: points}} by least squares, {lever: error of pass@2}, scatter)."""
+    runs, effects = five_lever_runs(), {}
+    design = np.array([[1] + [lever in name for lever in LEVER_NAMES] for name in runs], float)
     for key in ("pass1_view", "pass2"):
-        scores = [100 * run[key] for run in runs.values()]
-        found = np.linalg.lstsq(np.array(design, float), np.array(scores), rcond=None)[0]
+        scores = np.array([100 * run[key] for run in runs.values()])
+        found, residual, _, _ = np.linalg.lstsq(design, scores, rcond=None)
         effects[key] = dict(zip(LEVER_NAMES, found[1:]))
-    return effects
+    scatter = math.sqrt(residual.item())       # of pass@2; one degree of freedom is left
+    errors = scatter * np.sqrt(np.diag(np.linalg.inv(design.T @ design)))
+    return effects, dict(zip(LEVER_NAMES, errors[1:])), scatter
 
 
 def test_five_levers_are_what_was_measured():
@@ -1046,7 +1046,12 @@ def test_five_levers_are_what_was_measured():
     for name, run in runs.items():
         shown = percents(run, "pass1_single", "pass1_view", "pass2_by_votes", "pass2", "oracle")
         assert rows[name] == [*shown, f"{run['loss']:.3f}"]
-    effects = effects_of_five_levers()
+    effects, errors, scatter = effects_of_five_levers()
+    least, *_, most = sorted(errors.values())
+    assert (f"scatters by {scatter:.1f}, so the standard errors are {least:.1f} to {most:.1f}"
+            in flat(ARC1))
+    ends = [mean(run["last_losses"][-5:]) for run in (runs["heads"], runs["none"])]
+    assert "last five lines: {:.3f} against {:.3f}".format(*ends) in flat(ARC1)
     rows = table(ARC1, "| lever | a view on average | reranked, pass@2 |")
     for name in LEVER_NAMES:
         assert rows[name] == [f"{effects[key][name]:+.1f}" for key in ("pass1_view", "pass2")]

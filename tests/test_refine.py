@@ -292,12 +292,12 @@ def test_a_planted_leak_is_caught(again, tmp_path, monkeypatch):
             yield known_pairs(load_data(config).val[0]), 0
         yield from real(self, step)
     monkeypatch.setattr(refine.Generated, "documents", planted)
-    with pytest.raises(UserError, match="task 3 has a query that.*val.*leak"):
+    with pytest.raises(UserError, match="task oned/refine-3 has a query that.*val.*leak"):
         again()
     assert not (tmp_path / "run" / "refine" / "ckpt.pt").exists()
 
 
-def test_no_generated_pair_is_drafted_that_the_network_was_trained_on(first):
+def test_no_pair_is_drafted_that_the_network_was_trained_on_cell_for_cell(first):
     """Where tasks are narrow and many, chance makes the same pairs again."""
     narrow = {**SMALL, "oned_families": "1d_fill", "oned_max_width": 7, "refine_from": first,
               "oned_lift": 0.0, "oned_eval": 1, "refine_tasks": 100}

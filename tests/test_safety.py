@@ -305,7 +305,7 @@ def test_wrong_content_of_a_checkpoint_is_one_line(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("optimizer", ["muon_schedulefree", "schedulefree", "adamw", "muon"])
-def test_a_state_of_the_optimizer_that_lacks_something_is_not_resumed(run, tmp_path, optimizer):
+def test_another_optimizers_state_is_not_resumed(run, tmp_path, optimizer):
     run(optimizer=optimizer)
     path = tmp_path / "run" / "ckpt.pt"
     sound = checkpoint(tmp_path / "run")

@@ -20,7 +20,7 @@ import train
 from arc.score import Prediction, attempts_by_votes, grid_key, same
 from arc.task import known_pairs
 from arc.tokens import OUT, START, encode_pair
-from arc.views import view_pairs
+from arc.views import IDENTITY, view_pairs
 from config import Config, UserError, load_config
 from conftest import (ROOT, TINY, batch_of, checkpoint, equal, filled_model, flags, flip_tasks,
                       make_task, parameters, position_parameters, raw, records, tiny_config,
@@ -32,7 +32,7 @@ from engine.cuda_graphs import GraphedStep
 from engine.devices import (describe_step, is_compiled, pick_device, precision,
                             take_flash_attention_3)
 from engine.optim import OPTIMIZERS, Muon, Optimizer, averaged, learning_rate, orthogonalize
-from engine.predict import Predictor, QuerySet, known_queries, make_queries
+from engine.predict import Predictor, QuerySet, known_queries, make_queries, with_sampled
 from engine.runs import Progress
 from model import GPT, ModelConfig, has_flash_attention
 
@@ -495,18 +495,24 @@ def test_filler_of_static_shapes_does_not_change_the_loss():
     assert (static.targets != IGNORE).sum() == (exact.targets != IGNORE).sum() > 50
 
 
-def test_demonstrations_that_may_not_fit_are_said(run, tmp_path):
+@pytest.mark.parametrize("symmetries", [False, True])
+def test_demonstrations_that_may_not_fit_are_said(run, tmp_path, symmetries):
+    """A document may hold a task's three longest pairs, in the view that makes them longest."""
     tasks = flip_tasks(4, demos=6, most=6)
     file = write_tasks(tmp_path / "t.json", tasks)
-    knobs = in_context(file, demos=6, max_answer=48, canvas=8, max_steps=1, eval_every=2)
-    longest = []                               # tokens of a task's pairs together
+    knobs = in_context(file, demos=2, max_answer=48, canvas=8, max_steps=1, eval_every=2,
+                       symmetries=symmetries)
+    longest = []                               # tokens of a task's longest document
     for task in tasks:
-        pairs = known_pairs(task)
-        longest.append(sum(len(encode_pair(pair)[0]) for pair in pairs))
+        lengths = []
+        for pair in known_pairs(task):
+            views = [view_pairs([pair], s, IDENTITY)[0] for s in (range(8) if symmetries else [0])]
+            lengths.append(max(len(encode_pair(view)[0]) for view in views))
+        longest.append(sum(sorted(lengths)[-3:]))
     limit = sorted(longest)[2]
     run(out="few", max_len=limit, **knobs)
-    crowded = sum(length > limit for length in longest)
     assert "0 merged into a twin" in log_of(tmp_path / "few")
+    crowded = sum(length > limit for length in longest)
     assert f"max_len = {limit} drops demonstrations of up to {crowded} tasks" in log_of(
         tmp_path / "few")
     run(out="all", max_len=max(longest), **knobs)
@@ -1031,14 +1037,25 @@ def test_what_is_sampled_is_reranked_and_has_no_vote(monkeypatch):
     monkeypatch.setattr(Predictor, "judge", judge)
     predictions = vote_for(task.id, 0, [a, a, a, b, b, c])
     metrics, attempts = predictor.rank_and_score([task], predictions, sampled)
-    # those that are equally likely stay in the order of votes and samples together
-    assert list(map(grid_key, attempts[task.id, 0])) == list(map(grid_key, [d, a, b, e, c]))
+    # those that are equally likely stay in order: as voted, then as often as sampled
+    assert list(map(grid_key, attempts[task.id, 0])) == list(map(grid_key, [d, a, b, c, e]))
     _, without = predictor.rank_and_score([task], predictions)
     assert list(map(grid_key, without[task.id, 0])) == list(map(grid_key, [a, b, c]))
     right = task._replace(test=[(task.test[0][0], d)])
     metrics, _ = predictor.rank_and_score([right], predictions, sampled)
     assert (metrics["pass1"], metrics["oracle"]) == (1, 1)
     assert metrics["pass2_by_votes"] == metrics["pass1_view"] == 0
+
+
+def test_what_is_sampled_stands_behind_the_best_grids(monkeypatch):
+    """So however many grids are voted for, every sample is among the first TOP_K + samples."""
+    monkeypatch.setattr("engine.predict.TOP_K", 2)
+    a, b, c, d, e = (np.array([[1, 2, k]]) for k in range(5))
+    voted = attempts_by_votes(vote_for("x", 0, [a, a, a, b, b, c]) + vote_for("y", 0, [None]))
+    sampled = vote_for("x", 0, [d, e, b, None, e, c]) + vote_for("y", 0, [d])
+    found = with_sampled(voted, sampled)
+    assert list(map(grid_key, found["x", 0])) == list(map(grid_key, [a, b, e, d, c]))
+    assert list(map(grid_key, found["y", 0])) == [grid_key(d)]
 
 
 def test_the_same_seed_draws_the_same_samples():
