@@ -1148,6 +1148,11 @@ def test_sampled_answers_are_what_was_measured():
                 in_context("--samples=8"), in_context("--views=12 --samples=0"),
                 cells([small["as it is"]]), cells([small["samples=16"]]),
                 cells([small["views=48"]])]
+    longer = {arm: cells(runs.values()) for arm, runs in found["small_arc_two"].items()}
+    expected += [longer["as it is"], longer["samples=32"],
+                 longer["16 samples at temperature 1.3"], longer["both"]]
+    assert (f"the 32 give {longer['samples=32, judged under dropout'][1]} instead of "
+            f"{longer['samples=32'][1]}") in flat(ARC1)
     lines = ARC1.split("| tasks, networks |")[1].split("\n\n")[0].splitlines()[2:]
     assert [line.strip("| ").split(" | ")[2:] for line in lines] == expected
     said = []
