@@ -465,6 +465,28 @@ def test_the_benchmark_of_speculative_decoding_runs(tmp_path, monkeypatch, capsy
     assert re.search(said, capsys.readouterr().out)
 
 
+def test_the_candidates_of_a_network_are_those_that_train_scores(tmp_path, monkeypatch, capsys):
+    """Greedy views and samples together: the pass@2 and the oracle of train.py, and every grid."""
+    monkeypatch.chdir(ROOT)
+    knobs = flags(**{**TINY, "out_dir": tmp_path / "run", "views": 4, "samples": 6, "oned_eval": 12,
+                     "rerank_views": 2, "max_steps": 250, "keep_every": 150, "eval_every": 250})
+    scores = train.main(knobs)
+    script = load_script("candidates", monkeypatch)
+    out = tmp_path / "found.json.gz"
+    rows = script.main([*knobs, "--snapshots=150", f"--out={out}"])
+    found = script.pass2(rows, lambda row: row[3] or row[6])
+    assert tuple(found) == (scores["pass2"], scores["oracle"])
+    assert "| greedy and samples | " in capsys.readouterr().out
+    with gzip.open(out) as file:
+        stored_rows = json.load(file)
+    assert stored_rows["sources"] == ["greedy", "samples", "step 150"]
+    assert stored_rows["queries"].keys() == rows.keys() and len(rows) == scores["n"] == 12
+    assert scores["oracle"] > 0
+    for candidates in rows.values():
+        assert sum(row[3] for row in candidates) <= 4 and sum(row[6] for row in candidates) <= 6
+        assert all(len(row) == 10 for row in candidates)
+
+
 def test_the_arms_of_refinement_take_knobs_that_exist(monkeypatch):
     script = load_script("refine", monkeypatch)
     assert {"draft", "more_training"} <= set(script.ARMS)
