@@ -222,7 +222,7 @@ def gather(pairs, documents, capacity=0, max_len=0):
 
     # of each of the T tokens: the slice that it comes from, and its index in pairs.tokens
     slice_of = torch.arange(len(s.start), device=device)
-    slice_of = torch.repeat_interleave(slice_of, s.length, output_size=T)             # (T,)
+    slice_of = torch.repeat_interleave(slice_of, s.length, output_size=T)       # (T,)
     begins = s.length.cumsum(0) - s.length
     source = torch.arange(T, device=device) - begins[slice_of] + s.start[slice_of]
     source = source % len(pairs.tokens)        # filler may be longer than all pairs together
@@ -317,7 +317,8 @@ class Generated:
     def __getitem__(self, step):
         pairs, plans, symmetries, used = [], [], [], 0
         for own, symmetry in self.documents(step):
-            used += sum(3 + sum(grid_length(*grid.shape) for grid in pair) for pair in own)
+            for pair in own:
+                used += 3 + sum(grid_length(*grid.shape) for grid in pair)
             if used > self.config.batch_tokens:
                 break
             numbers = range(len(pairs), len(pairs) + len(own))

@@ -361,9 +361,10 @@ class Predictor:
         could order what is drawn, so nothing is.
         """
         c = self.config
-        if c.samples and not c.rerank_views:   # with --eval_only
+        if not c.samples:
+            return []
+        if not c.rerank_views:                 # with --eval_only
             self.log("  no answer is sampled: rerank_views = 0, and votes cannot order them")
-        if not (c.samples and c.rerank_views):
             return []
         started = time.time()
         torch.manual_seed(c.seed + ranks.rank() * 2**40)

@@ -224,7 +224,7 @@ def code_lines(config, *checkpoints):
     lines = [f"note: the checkpoint has knobs that this code lacks: {', '.join(found['lacking'])}"
              for found in checkpoints if found["lacking"]]
     made_by = {found["versions"].get("code") for found in checkpoints}
-    if made_by - {code_hash(config)}:
+    if made_by and made_by != {code_hash(config)}:
         lines.append("note: a file that decides how the network learns, or its encoding, changed "
                      "since the checkpoint; if more than words changed, this is another network, "
                      "or another run")

@@ -36,19 +36,19 @@ def rows_of(tasks, sources, judged):
         for i, (_, answer) in enumerate(task.test):
             key, views = (task.id, i), defaultdict(lambda: defaultdict(list))
             grids = {}
-            for name, predictions in grouped.items():
+            for source, predictions in grouped.items():
                 for p in predictions[key]:
                     if p.grid is not None:
                         grids[grid_key(p.grid)] = p.grid
-                        views[grid_key(p.grid)][name].append(p.view)
+                        views[grid_key(p.grid)][source].append(p.view)
             found[f"{task.id}/{i}"] = rows = []
             for name, grid in grids.items():
-                own = views[name]
-                counts = [sum(v < n for v in own[s]) for s in ("greedy", "samples")
-                          for n in (8, 16, np.inf)]
-                more = [len(own[s]) for s in sources if s not in ("greedy", "samples")]
+                own, counts = views[name], []
+                for source in ("greedy", "samples"):
+                    counts += [sum(view < n for view in own[source]) for n in (8, 16, np.inf)]
+                more = [len(own[source]) for source in [*sources][2:]]      # snapshots
                 nats = judged[key].get(name)
-                means = [None, None] if nats is None else [nats[:4].mean(), nats.mean()]
+                means = [None, None] if nats is None else [np.mean(nats[:4]), np.mean(nats)]
                 rows.append([int(same(grid, answer)), *counts, *more, *means])
     return found
 
@@ -64,11 +64,12 @@ def judge(predictor, tasks, sources):
                for query in make_queries(tasks, predictor.config.rerank_views, predictor.config)
                for grid in grids[query.key].values()]
     judged = defaultdict(lambda: defaultdict(list))
-    nll = predictor.judge(queries)["nll"] if queries else []
-    for query, nats in zip(queries, nll):
-        judged[query.key][grid_key(query.proposal)].append(nats)
-    return {key: {name: np.array(nats) for name, nats in by_grid.items()}
-            for key, by_grid in judged.items()} | {key: {} for key in grids.keys() - judged.keys()}
+    if queries:
+        scores = predictor.judge(queries)
+        for query, nats, tokens in zip(queries, scores["nll"], scores["tokens"]):
+            if tokens:                         # none: it does not fit under this view
+                judged[query.key][grid_key(query.proposal)].append(nats)
+    return judged
 
 
 def pass2(rows, chosen):
