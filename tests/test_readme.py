@@ -1000,8 +1000,13 @@ def test_the_summary_of_levers_is_what_was_measured():
     effects, errors, _ = effects_of_five_levers()
     for start, name in (("Muon whose", "falls"), ("task dropout", "task"), ("4 heads", "heads"),
                         ("decay of embeddings", "embed"), ("`oversample=8`", "oversample")):
-        assert points(start) == f"{effects['pass2'][name]:+.1f} ± {errors[name]:.1f}"
-    assert points("32 answers") == "{:+.1f} ± {:.1f}".format(*sampled_points())
+        short = f"{effects['pass2'][name]:+.1f} ± {errors[name]:.1f}"
+        longer = ", {:+.1f} ± {:.1f}".format(*points_of_a_falling_rate())
+        assert points(start) == short + (longer if name == "falls" else "")
+    runs, error = sampled_points()
+    longer, longer_error = sampled_points(SAMPLED64, 38000)
+    assert points("32 answers") == (f"{runs.mean():+.1f} ± {error:.1f}; 64 samples "
+                                    f"{longer.mean():+.1f} ± {longer_error:.1f}")
     for start, arm in (("each color", "colors kept, 0.5"), ("a tenth", "own colors, 0.1"),
                        ("beta1 0.95", "beta1 0.95")):
         assert points(start) == f"{100 * (colors[arm]['pass2'] - colors['as it is']['pass2']):+.1f}"
@@ -1091,11 +1096,12 @@ def test_five_levers_are_what_was_measured():
 # of a candidate in candidates_19000.json.gz
 RIGHT, GREEDY8, GREEDY16, GREEDY32, SAMPLED16, SAMPLED32, SNAPSHOT12, SNAPSHOT16, NLL = (
     0, 1, 2, 3, 5, 6, 7, 8, -1)
+SAMPLED64 = 6                                  # in candidates_38000.json.gz
 
 
-def sampled_scores(sources):
+def sampled_scores(sources, steps=19000):
     """Returns (pass@2, oracle), arrays (runs, tasks), of the candidates that a source has."""
-    with gzip.open(RESULTS / "arc1/candidates_19000.json.gz") as file:
+    with gzip.open(RESULTS / f"arc1/candidates_{steps}.json.gz") as file:
         runs = json.load(file)["runs"].values()
     scores = []
     for queries in runs:
@@ -1109,12 +1115,11 @@ def sampled_scores(sources):
     return 100 * np.moveaxis(np.array(scores), 2, 0)
 
 
-def sampled_points():
-    """Returns what samples in 32 views add to 32 greedy views, and its standard error."""
-    more = sampled_scores([GREEDY32, SAMPLED32])[0] - sampled_scores([GREEDY32])[0]
-    assert (more.mean(1) > 0).all()            # in each run
+def sampled_points(samples=SAMPLED32, steps=19000):
+    """Returns what samples add to 32 greedy views in pass@2, in each run; and its error."""
+    more = sampled_scores([GREEDY32, samples], steps)[0] - sampled_scores([GREEDY32], steps)[0]
     by_task = more.mean(0)
-    return by_task.mean(), by_task.std() / len(by_task) ** 0.5
+    return more.mean(1), by_task.std() / len(by_task) ** 0.5
 
 
 def test_sampled_candidates_are_what_was_measured():
@@ -1131,8 +1136,64 @@ def test_sampled_candidates_are_what_was_measured():
         # 61.25 may be shown as 61.2 or 61.3
         assert np.allclose([float(cell) for cell in cells], shown, atol=0.0501)
     points, error = sampled_points()
-    said = f"add {points:.1f} points to 32 views, standard error over tasks {error:.1f}"
+    assert (points > 0).all()                  # in each run
+    said = f"add {points.mean():.1f} points to 32 views, standard error over tasks {error:.1f}"
     assert said in flat(ARC1)
+
+
+def test_sampled_candidates_of_longer_runs_are_what_was_measured():
+    rows = table(ARC1, "| candidates | as it is | rate falls |").values()
+    sources = [[GREEDY8], [GREEDY16], [GREEDY32], [GREEDY16, SAMPLED16], [GREEDY32, SAMPLED16],
+               [SAMPLED64], [GREEDY32, SAMPLED64]]
+    for cells, source in zip(rows, sources, strict=True):
+        pass2, oracle = sampled_scores(source, 38000).mean(2)
+        shown = [*pass2, pass2.mean(), oracle.mean()]
+        assert np.allclose([float(cell) for cell in cells], shown, atol=0.0501)
+    many, few = (sampled_points(samples, 38000)[0].mean() for samples in (SAMPLED64, SAMPLED16))
+    oracle = [sampled_scores(source, 38000)[1].mean() for source in ([GREEDY32], sources[-1])]
+    assert (f"64 samples add {many:.1f} points to 32 views, and 16 add the same: the oracle gains "
+            f"{oracle[1] - oracle[0]:.1f} points") in flat(ARC1)
+    assert f"{few:.1f}" == f"{many:.1f}"
+
+
+def falling_rate_runs():
+    """Returns {arm: [metrics of seed 1, of seed 2]} of the runs of 38,000 steps."""
+    runs = stored("arc1/levers_38000.json")["runs"]
+    return {arm: [runs[f"{arm}, seed {seed}"] for seed in (1, 2)]
+            for arm in ("as it is", "rate falls")}
+
+
+def points_of_a_falling_rate():
+    """Returns (points of pass@2, standard error over tasks) after 38,000 steps."""
+    solved = {arm: np.mean([[float(share) for share in run["solved"].split()] for run in runs], 0)
+              for arm, runs in falling_rate_runs().items()}
+    more = 100 * (solved["rate falls"] - solved["as it is"])
+    return more.mean(), more.std() / len(more) ** 0.5
+
+
+def test_a_falling_rate_is_what_was_measured():
+    rows = table(ARC1, "| arm, seed | one view | a view on average | voted, pass@2 |")
+    runs = falling_rate_runs()
+    for arm, two in runs.items():
+        for seed, run in enumerate(two, 1):
+            shown = percents(run, "pass1_single", "pass1_view", "pass2_by_votes", "pass2", "oracle")
+            assert rows[f"{arm}, {seed}"] == [*shown, f"{run['loss']:.3f}"]
+            solved = [float(share) for share in run["solved"].split()]
+            assert mean(solved) == pytest.approx(run["pass2"], abs=1e-6)
+
+    def gain(key):
+        return 100 * (mean([run[key] for run in runs["rate falls"]])
+                      - mean([run[key] for run in runs["as it is"]]))
+    points, error = points_of_a_falling_rate()
+    assert points == pytest.approx(gain("pass2"), abs=1e-4)
+    assert (f"better by {gain('pass1_view'):.1f} on average, the reranked pass@2 by {points:.1f}, "
+            f"standard error over tasks {error:.1f}") in flat(ARC1)
+    losses = [stored("arc1/colors_19000.json")["runs"]["as it is"]["loss"],
+              mean([run["loss"] for run in runs["as it is"]]),
+              five_lever_runs()["heads, task, falls"]["loss"],
+              mean([run["loss"] for run in runs["rate falls"]])]
+    assert ("falls as it is ({:.3f} to {:.3f}) and rises with it ({:.3f} to {:.3f})"
+            .format(*losses)) in flat(ARC1)
 
 
 def test_colors_by_name_are_what_was_measured():
