@@ -658,3 +658,6 @@ def test_damaged_drafts_are_one_line(again, tmp_path):
         torch.save({**found, "drafts": drafts}, path)
         with pytest.raises(UserError, match="ckpt.pt: its drafts are damaged.*--overwrite"):
             again(resume=True)
+    torch.save({**found, "drafted": "0" * 64}, path)           # drafted when the code was another
+    with pytest.raises(UserError, match=r"of other tasks \(today's code.*--overwrite"):
+        again(resume=True)
