@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from arc import show
-from arc.leaks import allowed_colors, guard, held_out, pair_key, shows, task_key
+from arc.leaks import allowed_colors, guard, held_out, pair_key, shows
 from arc.report import NEAR, write_report
 from arc.score import attempts_by_votes, same, submission
 from arc.sources import canvas_lines, check_grid, drawer, fingerprint, load_data, load_tasks
@@ -66,11 +66,10 @@ def main(argv=None):
     row_of = task_rows(base["task_ids"], data.train + data.val + data.test)
     check_trained_on(config, data.val + data.test, row_of)
     tasks = [] if config.eval_only else tasks_to_draft(config, data, base["path"])
-    drafted = hashlib.sha256("".join(map(task_key, tasks)).encode()).hexdigest()
-    stored = stored_drafts(checkpoint, tasks, drafted) if config.resume else None
+    stored = stored_drafts(checkpoint, tasks) if config.resume else None
 
     # ---- model, optimizer, resume
-    run = build_run(base, checkpoint, config, device, log, fingerprint(data))
+    run = build_run(base, checkpoint, config, device, log, fingerprint(data, tasks))
     drafter = Predictor(rebuild(base, device), config, row_of, device, log)
     refiner = Predictor(run.model, config, row_of, device, log)
     drafters = {} if config.eval_only or stored else drafting_networks(drafter, base)
@@ -86,8 +85,7 @@ def main(argv=None):
     metrics, attempts, base_attempts = {}, {}, {}
     write_config(log, config, given, machine, argv, canvas=refiner.canvas, data=run.data)
     if not config.eval_only:
-        run.extra.update(drafted=drafted,
-                         drafts=stored or make_drafts(drafters, tasks, config, log))
+        run.extra["drafts"] = stored or make_drafts(drafters, tasks, config, log)
         drafts = Drafts(run.extra["drafts"], tasks, banned_keys(config, data), drafter)
         queries = known_queries(data.val, config)
         answered = [p.grid for p in drafter.predict_queries(queries)] if queries else []
@@ -313,19 +311,14 @@ def answers_to(tasks, drafter, path):
     return found
 
 
-def stored_drafts(checkpoint, tasks, drafted):
-    """Returns the drafts of a refinement checkpoint, as `make_drafts` does.
-
-    They name tasks by number; `drafted` is the hash of the tasks.
-    """
+def stored_drafts(checkpoint, tasks):
+    """Returns the drafts of a refinement checkpoint, as `make_drafts` does."""
     try:
         for n, i, grid in checkpoint["drafts"]:
             check_grid(grid, "a draft")
             tasks[n].test[i]
         if not checkpoint["drafts"]:
             raise ValueError("there is none")
-        if checkpoint["drafted"] != drafted:
-            raise ValueError("today's code or data draft other tasks")
     except Exception as error:
         raise UserError(f"{checkpoint['path']}: its drafts are damaged, or of other tasks "
                         f"({error}); train it anew with --overwrite") from None

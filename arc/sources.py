@@ -387,10 +387,13 @@ class Data(NamedTuple):
 NO_TASK = Task("", [], [])                     # between two lists of tasks
 
 
-def fingerprint(data):
-    """Returns a hash of all tasks that a run trains on and is judged on, in their order."""
+def fingerprint(data, drafted=()):
+    """Returns a hash of all tasks that a run trains on and is judged on, in their order.
+
+    drafted: those of which refine.py has drafts.
+    """
     parts = []
-    for task in [*data.train, NO_TASK, *data.val, NO_TASK, *data.test]:
+    for task in [*data.train, NO_TASK, *data.val, NO_TASK, *data.test, *drafted]:
         parts.append(f"{task.id} {len(task.train)}".encode("utf-8", "replace"))
         parts += [pair_key(*pair) for pair in task.train + task.test]
     parts += [f"{name} ".encode("utf-8", "replace") + key for name, key in sorted(data.untrained)]

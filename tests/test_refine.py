@@ -658,6 +658,12 @@ def test_damaged_drafts_are_one_line(again, tmp_path):
         torch.save({**found, "drafts": drafts}, path)
         with pytest.raises(UserError, match="ckpt.pt: its drafts are damaged.*--overwrite"):
             again(resume=True)
-    torch.save({**found, "drafted": "0" * 64}, path)           # drafted when the code was another
-    with pytest.raises(UserError, match=r"of other tasks \(today's code.*--overwrite"):
+
+
+def test_drafts_of_other_tasks_are_refused(again, monkeypatch):
+    """They name tasks by number; other code may draw others."""
+    again()
+    real = refine.tasks_to_draft
+    monkeypatch.setattr(refine, "tasks_to_draft", lambda *args: real(*args)[::-1])
+    with pytest.raises(UserError, match="hold other tasks now, or in another order"):
         again(resume=True)
