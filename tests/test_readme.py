@@ -1212,6 +1212,22 @@ def test_colors_by_name_are_what_was_measured():
     assert said.format(*cells) in flat(ARC1)
 
 
+def test_levers_on_small_tasks_are_what_was_measured():
+    rows = table(ARC1, "| trial | one view |")
+    found = stored("arc1/small_levers.json")
+    votes_alone = found["runs"].pop("demonstrations beside the vector, by votes")
+    assert rows.pop("demonstrations beside the vector")[2] == percent(votes_alone["pass2_by_votes"])
+    for arm, run in found["runs"].items():
+        assert rows.pop(arm) == percents(run, "pass1_single", "pass1_view", "pass2_by_votes",
+                                         "pass2", "oracle")
+    assert not rows
+    pass2 = {float(weight): scores[1] for weight, scores in found["noisy_channel"].items()}
+    without = pass2.pop(0)
+    assert (f"by the likelihood of the answer plus {min(pass2)} to {max(pass2):g} times that of "
+            f"the input given the answer, pass@2 is {min(pass2.values())} to "
+            f"{max(pass2.values())}, without it {without}") in flat(ARC1)
+
+
 def test_sampled_answers_are_what_was_measured():
     found = stored("arc1/samples.json")
     keys = "pass2_by_votes", "pass2", "oracle"
