@@ -998,15 +998,16 @@ def test_the_summary_of_levers_is_what_was_measured():
     assert points("learning rate 0.0028") == ", ".join(changes)
     colors = stored("arc1/colors_19000.json")["runs"]
     effects, errors, _ = effects_of_five_levers()
-    for start, name in (("Muon whose", "falls"), ("task dropout", "task"), ("4 heads", "heads"),
+    for start, name in (("task dropout", "task"), ("4 heads", "heads"),
                         ("decay of embeddings", "embed"), ("`oversample=8`", "oversample")):
-        short = f"{effects['pass2'][name]:+.1f} ± {errors[name]:.1f}"
-        longer = ", {:+.1f} ± {:.1f}".format(*points_of_a_falling_rate())
-        assert points(start) == short + (longer if name == "falls" else "")
-    runs, error = sampled_points()
-    longer, longer_error = sampled_points(SAMPLED64, 38000)
-    assert points("32 answers") == (f"{runs.mean():+.1f} ± {error:.1f}; 64 samples "
-                                    f"{longer.mean():+.1f} ± {longer_error:.1f}")
+        assert points(start) == f"{effects['pass2'][name]:+.1f} ± {errors[name]:.1f}"
+    falls = effects["pass2"]["falls"], errors["falls"], *points_of_a_falling_rate()
+    assert points("Muon whose") == "{:+.1f} ± {:.1f}, {:+.1f} ± {:.1f}".format(*falls)
+    gains = []
+    for steps in (19000, 38000):
+        runs, error = sampled_points(SAMPLED, steps)
+        gains += [runs.mean(), error]
+    assert points("32 answers") == "{:+.1f} ± {:.1f}; 64 samples {:+.1f} ± {:.1f}".format(*gains)
     for start, arm in (("each color", "colors kept, 0.5"), ("a tenth", "own colors, 0.1"),
                        ("beta1 0.95", "beta1 0.95")):
         assert points(start) == f"{100 * (colors[arm]['pass2'] - colors['as it is']['pass2']):+.1f}"
@@ -1093,13 +1094,13 @@ def test_five_levers_are_what_was_measured():
             f"tenths: {rest[0]}, {rest[1]}") in flat(ARC1)
 
 
-# of a candidate in candidates_19000.json.gz
-RIGHT, GREEDY8, GREEDY16, GREEDY32, SAMPLED16, SAMPLED32, SNAPSHOT12, SNAPSHOT16, NLL = (
+# of a candidate in candidates_19000.json.gz and candidates_38000.json.gz, which has no snapshots.
+# SAMPLED: in all samples, 32 or 64
+RIGHT, GREEDY8, GREEDY16, GREEDY32, SAMPLED16, SAMPLED, SNAPSHOT12, SNAPSHOT16, NLL = (
     0, 1, 2, 3, 5, 6, 7, 8, -1)
-SAMPLED64 = 6                                  # in candidates_38000.json.gz
 
 
-def sampled_scores(sources, steps=19000):
+def sampled_scores(sources, steps):
     """Returns (pass@2, oracle), arrays (runs, tasks), of the candidates that a source has."""
     with gzip.open(RESULTS / f"arc1/candidates_{steps}.json.gz") as file:
         runs = json.load(file)["runs"].values()
@@ -1115,7 +1116,7 @@ def sampled_scores(sources, steps=19000):
     return 100 * np.moveaxis(np.array(scores), 2, 0)
 
 
-def sampled_points(samples=SAMPLED32, steps=19000):
+def sampled_points(samples, steps):
     """Returns what samples add to 32 greedy views in pass@2, in each run; and its error."""
     more = sampled_scores([GREEDY32, samples], steps)[0] - sampled_scores([GREEDY32], steps)[0]
     by_task = more.mean(0)
@@ -1126,16 +1127,16 @@ def test_sampled_candidates_are_what_was_measured():
     header = "| candidates | heads | heads, task, oversample |"
     rows = table(ARC1, header).values()
     snapshots = [SNAPSHOT12, SNAPSHOT16]
-    sources = [[GREEDY8], [GREEDY16], [GREEDY32], [SAMPLED32], [GREEDY16, SAMPLED16],
-               [GREEDY8, SAMPLED32], [GREEDY32, SAMPLED32], [GREEDY32, *snapshots],
-               [GREEDY32, SAMPLED32, *snapshots]]
+    sources = [[GREEDY8], [GREEDY16], [GREEDY32], [SAMPLED], [GREEDY16, SAMPLED16],
+               [GREEDY8, SAMPLED], [GREEDY32, SAMPLED], [GREEDY32, *snapshots],
+               [GREEDY32, SAMPLED, *snapshots]]
     for cells, source in zip(rows, sources, strict=True):
-        pass2, oracle = sampled_scores(source).mean(2)
+        pass2, oracle = sampled_scores(source, 19000).mean(2)
         h, falls, task, embed = pass2
         shown = [h, task, embed, falls, pass2.mean(), oracle.mean()]
         # 61.25 may be shown as 61.2 or 61.3
         assert np.allclose([float(cell) for cell in cells], shown, atol=0.0501)
-    points, error = sampled_points()
+    points, error = sampled_points(SAMPLED, 19000)
     assert (points > 0).all()                  # in each run
     said = f"add {points.mean():.1f} points to 32 views, standard error over tasks {error:.1f}"
     assert said in flat(ARC1)
@@ -1144,12 +1145,12 @@ def test_sampled_candidates_are_what_was_measured():
 def test_sampled_candidates_of_longer_runs_are_what_was_measured():
     rows = table(ARC1, "| candidates | as it is | rate falls |").values()
     sources = [[GREEDY8], [GREEDY16], [GREEDY32], [GREEDY16, SAMPLED16], [GREEDY32, SAMPLED16],
-               [SAMPLED64], [GREEDY32, SAMPLED64]]
+               [SAMPLED], [GREEDY32, SAMPLED]]
     for cells, source in zip(rows, sources, strict=True):
         pass2, oracle = sampled_scores(source, 38000).mean(2)
         shown = [*pass2, pass2.mean(), oracle.mean()]
         assert np.allclose([float(cell) for cell in cells], shown, atol=0.0501)
-    many, few = (sampled_points(samples, 38000)[0].mean() for samples in (SAMPLED64, SAMPLED16))
+    many, few = (sampled_points(samples, 38000)[0].mean() for samples in (SAMPLED, SAMPLED16))
     oracle = [sampled_scores(source, 38000)[1].mean() for source in ([GREEDY32], sources[-1])]
     assert (f"64 samples add {many:.1f} points to 32 views, and 16 add the same: the oracle gains "
             f"{oracle[1] - oracle[0]:.1f} points") in flat(ARC1)
