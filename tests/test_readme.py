@@ -715,12 +715,12 @@ def test_reading_input_grids_both_ways_is_what_was_measured():
 # ARC-1
 
 SCORED = {                                     # record: labels of its row, and of its details
-    "best_94000_seed1": ("rope3d, `arc1_best.py`, seed 1",
-                         "`arc1_best.py`, seed 1, 32 views, 32 samples"),
-    "best_94000_seed2": ("rope3d, `arc1_best.py`, seed 2",
-                         "`arc1_best.py`, seed 2, 32 views, 32 samples"),
-    "best_seed1": ("the same, 88,000 steps, seed 1", "the same, 88,000 steps, seed 1, 80 views"),
-    "best_seed2": ("the same, 88,000 steps, seed 2", "the same, 88,000 steps, seed 2, 80 views"),
+    "best_seed1": ("rope3d, `arc1_best.py`, seed 1",
+                   "`arc1_best.py`, seed 1, 32 views, 32 samples"),
+    "best_seed2": ("rope3d, `arc1_best.py`, seed 2",
+                   "`arc1_best.py`, seed 2, 32 views, 32 samples"),
+    "best_88000_seed1": ("the same, 88,000 steps, seed 1", "the same, 88,000 steps, seed 1, 80 views"),
+    "best_88000_seed2": ("the same, 88,000 steps, seed 2", "the same, 88,000 steps, seed 2, 80 views"),
     "rearc_75000": ("rope3d, `arc1_rearc.py`", "`arc1_rearc.py`, 80 views"),
     "rearc_two_gpus": ("the same on two GPUs, seed 2", "the same on two GPUs, seed 2, 80 views"),
     "rearc_40000": ("the same, 40,000 steps", "the same, 40,000 steps, 80 views"),
@@ -738,7 +738,7 @@ ARC2_ROW = "**nanoARC, rope3d, `arc2.py`, seed 1**"
 
 
 def best_runs():
-    return [stored_test(f"arc1/best_94000_seed{seed}.jsonl") for seed in BEST_SEEDS]
+    return [stored_test(f"arc1/best_seed{seed}.jsonl") for seed in BEST_SEEDS]
 
 
 @pytest.mark.parametrize("name", SCORED)
@@ -774,7 +774,7 @@ def test_arc2_is_what_was_measured():
 
 def test_what_samples_gave_the_long_run_is_what_was_measured():
     """Means of two seeds, and the standard error of their difference over tasks."""
-    shorter = [stored_test(f"arc1/best_seed{seed}.jsonl") for seed in (1, 2)]
+    shorter = [stored_test(f"arc1/best_88000_seed{seed}.jsonl") for seed in (1, 2)]
     longer = best_runs()[:2]
 
     def means(key):
@@ -788,7 +788,7 @@ def test_what_samples_gave_the_long_run_is_what_was_measured():
     assert f"in {oracle:.1f} % instead of {oracle_before:.1f}." in flat(ARC1)
     if "ARC_DATA" in os.environ:
         runs = [rescored(f"arc1/{name}", "arc1-evaluation") for name in (
-            "best_94000_seed1", "best_94000_seed2", "best_seed1", "best_seed2")]
+            "best_seed1", "best_seed2", "best_88000_seed1", "best_88000_seed2")]
         gains = [100 * (a + b - c - d) / 2 for a, b, c, d in zip(*(run.values() for run in runs))]
         error = np.std(gains, ddof=1) / len(gains) ** 0.5
         assert f"{said} {error:.1f}." in flat(ARC1)
@@ -813,7 +813,7 @@ def wrong_cells(grid, answer):
 def test_what_four_runs_solve_is_what_was_measured():
     tasks = json.loads((Path(os.environ["ARC_DATA"]) / "arc1-evaluation.json").read_text())
     runs = []
-    for name in ("best_seed1", "best_seed2", "rearc_75000", "rearc_two_gpus"):
+    for name in ("best_88000_seed1", "best_88000_seed2", "rearc_75000", "rearc_two_gpus"):
         with gzip.open(RESULTS / "arc1" / f"{name}.submission.json.gz") as file:
             runs.append(json.load(file))
     rows = table(ARC1, "| queries | number | solved by one run")
@@ -901,7 +901,7 @@ def test_scores_on_the_front_page_are_what_was_measured():
 
 def test_what_the_leak_guard_dropped_is_what_was_recorded():
     dropped = {name: len(stored(f"arc1/{name}.config.json")["dropped"])
-               for name in ("best_94000_seed1", "rearc_75000", "rope3d_40000", "rope3d_66000")}
+               for name in ("best_seed1", "rearc_75000", "rope3d_40000", "rope3d_66000")}
     assert dropped["rope3d_40000"] == dropped["rope3d_66000"]
     best, with_re_arc, without = (dropped[name] for name in list(dropped)[:3])
     arc2 = stored("arc2/best_seed1.config.json")["dropped"]
