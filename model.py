@@ -231,7 +231,9 @@ class GPT(nn.Module):
         # which pair, input or output: the same for every encoding, so that positions alone differ
         self.segment = nn.Embedding(2 * config.n_pairs, C)
         # where it stands: row, column and index, as the encoding has them
-        with torch.device("cpu"):              # also for sizes alone (meta): it may compute numbers
+        # on the CPU even where the network is built on `meta`, for its sizes alone: an encoding may
+        # compute with real numbers
+        with torch.device("cpu"):
             self.encoding = build(config)
         # which rule, and which symmetry: vectors learned for each task and each view
         self.task = nn.Embedding(config.n_tasks, C) if config.n_tasks else None

@@ -52,6 +52,7 @@ def main(argv=None):
     config, given, device, machine = set_up(argv)
     config, base = load_base(config, given)
     end = base["step"] + config.refine_steps
+    # `decay` is a share of all steps, the base network's too: this one is exactly refine_steps
     config = dataclasses.replace(config, out_dir=f"{config.out_dir}/refine", max_steps=end,
                                  warmup=0.0, decay=config.refine_steps / max(1, end))
     checkpoint = load_refined(config, base)
@@ -121,10 +122,10 @@ def add_draft_pair(model, optimizer):
     table = model.segment.weight
 
     def grow(rows):
-        return torch.cat([rows, rows[-2:]])
+        return torch.cat([rows, rows[-2:]])    # the last pair's two segments: input and output
     for part in optimizer.parts:
         state = part.state.get(table, {})
-        for key, value in state.items():       # of Adafactor not all are as wide as the table
+        for key, value in state.items():       # what has a row for each segment; no counters
             if isinstance(value, torch.Tensor) and value.shape[:1] == table.shape[:1]:
                 state[key] = grow(value)
     table.data = grow(table.data)
@@ -185,6 +186,7 @@ def unseen_tasks(config, data, path):
     elif config.refine_train == "oned":
         trained = {pair_key(*pair) for task in data.train for pair in known_pairs(task)}
         stream = Generated(config, data.families, data.banned | trained, "refine")
+        # task n is the first document of step n of this stream, so it follows from (seed, n)
         documents = (next(stream.documents(n))[0] for n in range(config.refine_tasks))
         tasks = [Task(f"oned/refine-{n}", pairs[:-1], pairs[-1:])
                  for n, pairs in enumerate(documents)]
@@ -243,7 +245,7 @@ def banned_keys(config, data):
     Snapshots draft demonstrations of val and test, too: then only of their test pairs.
     """
     if config.refine_snapshots:
-        return {pair_key(*pair) for pair in data.asked}
+        return {pair_key(*pair) for pair in data.test_pairs}
     return data.banned
 
 

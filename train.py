@@ -51,10 +51,10 @@ def main(argv=None):
         return solve(config, given, device, machine, argv)
     check_folder(config)
     log = Log(config.out_dir, config.tensorboard)
-    start = f"{config.out_dir}/ckpt.pt" if config.resume else config.init_from
-    checkpoint = open_checkpoint(config, start) if start else None     # None of a Llama's folder
+    start_path = f"{config.out_dir}/ckpt.pt" if config.resume else config.init_from
+    checkpoint = open_checkpoint(config, start_path) if start_path else None
 
-    # ---- data, after the leak guard. With task_embed tasks own rows 1, 2, ...; 0: unseen ones
+    # ---- data, after the leak guard. With task_embed each task owns a row of the task embedding
     data = load_data(config)
     task_ids = [(task.id, task_key(task)) for task in data.train] if config.task_embed else []
     row_of = task_rows(task_ids, data.train + data.val + data.test)    # {task id: its row}
@@ -71,11 +71,11 @@ def main(argv=None):
 
     # ---- resume: weights, optimizer, step; samples and dropout follow from the step
     if config.resume:
-        run.resume(checkpoint, start)
+        run.resume(checkpoint, start_path)
     elif checkpoint:
-        start_from(model, task_ids, checkpoint, start)
-    elif start:                                # a Hugging Face folder
-        load_llama(model, start)
+        start_from(model, task_ids, checkpoint, start_path)
+    elif start_path:                           # a Hugging Face folder, which is no checkpoint
+        load_llama(model, start_path)
 
     # ---- fit
     stream = training_stream(config, data, row_of, device)     # step i follows from (seed, i)
@@ -114,14 +114,15 @@ def fit(run, stream, validate=None):
     forward_backward = ForwardBackward(config, model, stream, device)
     steps = stream.steps(run.step, n_workers(config, device))
     micro_tokens = ranks.tokens_at_once(config)   # tokens at once; halved when memory runs out
-    # of the last step alone, over all outputs and over the queries'; left on the device
+    # the last step's loss over all outputs and over the queries' outputs, and its gradient norm;
+    # they stay tensors, as reading a value would make the host wait for the device
     losses, grad_norm = torch.zeros(2), torch.zeros(())
     progress = Progress(run)
     run.begin()
-    with interruptible() as signal_number:     # of the signal that came, or 0
+    with interruptible() as get_signal:        # () -> number of the signal that came, or 0
         while True:
             # ---- log, validate, save: only here the host waits for the device
-            stop = run.agree(signal_number())  # the same on all ranks
+            stop = run.agree(get_signal())     # the same on all ranks
             finished = run.step == config.max_steps
             evaluate = finished or run.due(config.eval_every)
             keep = run.due(config.keep_every)
@@ -148,7 +149,7 @@ def fit(run, stream, validate=None):
                 step = next(steps)
             except (RuntimeError, ConnectionError, EOFError) as error:    # a worker died
                 # Ctrl-C may end a worker: then, on one rank, the top of the loop saves and stops
-                if ranks.world() > 1 or not signal_number():
+                if ranks.world() > 1 or not get_signal():
                     run.worker_died(error, losses.tolist(), float(grad_norm))
                 continue
             # again with half as many tokens at once, where memory runs out
@@ -191,7 +192,7 @@ class ForwardBackward:
         pairs = self.stream.device_pairs if step.pairs is None else step.pairs.to(self.device)
         documents = step.documents.take(ranks.share(step.documents.lengths()))
         # target tokens of the whole step, on all ranks: of all outputs, of the queries' alone
-        totals = [step.documents.count_targets(), step.documents.answer_lengths().sum()]
+        totals = [step.documents.count_targets(), step.documents.query_output_lengths().sum()]
         totals = send(torch.tensor(totals), self.device)
         # compiled, each micro-batch is filled up to one size
         capacity = micro_tokens if self.compiled else 0
@@ -228,7 +229,7 @@ class ForwardBackward:
 def validate(predictor, queries, step):
     """Scores the network on val's known answers, logs one prediction. Returns metrics."""
     # in one pass: if every token is the likeliest given the truth, greedy decoding answers the same
-    metrics, exact = judge_answers(predictor, queries)
+    metrics, exact = judge_targets(predictor, queries)
     parts = [f"loss {metrics['loss']:.4f}", f"cells {metrics['cells']:.1%}",
              f"exact {metrics['exact']:.1%} of {metrics['n']}"]
     for kind in ("1d", "2d"):
@@ -243,10 +244,10 @@ def validate(predictor, queries, step):
     return metrics
 
 
-def judge_answers(predictor, queries):
-    """Returns (metrics of known answers: loss (nats a token), cells, exact; which are exact).
+def judge_targets(predictor, queries):
+    """Returns (metrics of the targets: loss (nats a token), cells, exact; which are exact).
 
-    Teacher forcing: the answer is given, and each of its tokens judged before it is read.
+    Teacher forcing: the target is given, and each of its tokens judged before it is read.
     """
     scores = predictor.judge([query._replace(proposal=query.target) for query in queries])
     unfit = int((scores["tokens"] == 0).sum())
@@ -259,7 +260,7 @@ def judge_answers(predictor, queries):
     metrics = {
         # over all tokens of the answers
         "loss": scores["nll"].sum() / max(1, scores["tokens"].sum()),
-        # share of the cells that are right, each after the right beginning
+        # share of the cells predicted right, given the true tokens before them
         "cells": scores["right"].sum() / max(1, scores["cells"].sum()),
         # share of the answers that are right from end to end
         "exact": scores["exact"].mean(),
@@ -302,7 +303,7 @@ def predict_and_score(predictor, tasks, step):
         log("no answer of these tasks is known, so there is no score")
         return {}, attempts
     # the loss and exact grids in one view, beside pass@1 and pass@2 of the attempts
-    metrics.update(judge_answers(predictor, queries)[0])
+    metrics.update(judge_targets(predictor, queries)[0])
     predictor.record_test(metrics, step, started)
     if len(metrics["families"]) > 1:
         log_families(metrics["families"], log)

@@ -378,7 +378,7 @@ class Data(NamedTuple):
     families: list                             # of the generator
     protected: frozenset                       # ids of val and test tasks
     banned: frozenset                          # keys of their pairs
-    asked: list                                # their test pairs, where the output is known
+    test_pairs: list                           # their test pairs, where the output is known
     untrained: frozenset                       # demonstrations that are left out of training
     dropped: list                              # ids that the leak guard dropped
     lines: list                                # what the log says of all this
@@ -433,9 +433,9 @@ def load_data(config):
             lines.append(f"{name:6s} {len(tasks)} tasks, {len(known)} queries, {sum(known)} with "
                          "known answers")
     banned = frozenset(pair_key(*pair) for task in protected for pair in known_pairs(task))
-    asked = [pair for task in protected for pair in task.test if pair[1] is not None]
+    test_pairs = [pair for task in protected for pair in task.test if pair[1] is not None]
     return Data(train, val, test, generated, families, frozenset(task.id for task in protected),
-                banned, asked, untrained, dropped, lines)
+                banned, test_pairs, untrained, dropped, lines)
 
 
 def asked_elsewhere(tasks):
@@ -521,10 +521,10 @@ def load_training(config, families, protected, lines):
     lines.append(line)
     untrained = frozenset()
     if config.task_embed:
-        asked = {task.id: task._replace(test=[]) for task in protected}
-        train += asked.values()
-        line = (f"       and the demonstrations of the {len(asked)} tasks of val and test: their "
-                "rules live in the weights")
+        demos_only = {task.id: task._replace(test=[]) for task in protected}
+        train += demos_only.values()
+        line = (f"       and the demonstrations of the {len(demos_only)} tasks of val and test: "
+                "their rules live in the weights")
         untrained = asked_elsewhere(protected)     # `FromTasks` leaves them out
         if untrained:
             line += f"; but for {len(untrained)} that are test pairs of others of them"

@@ -54,6 +54,11 @@ def grid_length(H, W):
     return H * (W + 1)
 
 
+def pair_length(input_shape, output_shape):
+    """Tokens of a pair: `start`, the input, `out`, the output, `end`."""
+    return 3 + grid_length(*input_shape) + grid_length(*output_shape)
+
+
 def encode_grid(grid):
     """Returns a grid (H, W) as H * (W + 1) tokens in reading order, each row ended by `row`."""
     tokens = np.full((grid.shape[0], grid.shape[1] + 1), ROW, np.uint8)

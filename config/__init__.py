@@ -118,8 +118,8 @@ class Config:
     refine_from: str = knob("", "checkpoint to go on from; empty: out_dir/ckpt.pt")
     refine_snapshots: str = knob("", "\"300,600\": with demos = 0, snapshots of those steps "
                                  "(keep_every) draft answers to pairs that are learned later")
-    refine_train: str = knob("oned", "tasks to draft for training, new to that checkpoint; not "
-                             "read with `holdout`, which says what was kept out")
+    refine_train: str = knob("oned", "tasks to draft for training, new to that checkpoint; with "
+                             "`holdout` the pairs held out are drafted instead")
     refine_tasks: int = knob(4000, "tasks to look for wrong answers in; more is better", 1, 10**6)
     refine_views: int = knob(4, "views drafted of each", 1, 500)
     refine_right: float = knob(0.25, "share of the drafts that are right", 0, 1)
@@ -162,7 +162,7 @@ def check_together(c):
     if c.oned_min_width > c.oned_max_width:
         raise UserError(f"oned_min_width = {c.oned_min_width} is larger than oned_max_width = "
                         f"{c.oned_max_width}")
-    if c.samples and not c.rerank_views and not c.eval_only:   # that may take over the run's
+    if c.samples and not c.rerank_views and not c.eval_only:   # may take it from the run
         raise UserError(f"samples = {c.samples}: only likelihood can order what was sampled: set "
                         "--rerank_views=8, say, or --samples=0")
     if c.max_answer >= c.max_len:

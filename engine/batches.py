@@ -21,7 +21,7 @@ from arc import oned
 from arc.leaks import allowed_colors, held_out, of_same_form, pair_key
 from arc.sources import first_of
 from arc.task import known_pairs
-from arc.tokens import encode_pair, grid_length, trace
+from arc.tokens import encode_pair, pair_length, trace
 from arc.views import IDENTITY, SYMMETRIES, fixed_colors, random_colors, transform, view_pairs
 from config import UserError
 
@@ -90,15 +90,15 @@ class Documents(NamedTuple):
         """Returns the number of target tokens: those of all outputs but drafts."""
         return self.slices.n_targets[self.slices.kind != NO_TARGET].sum()
 
-    def answer_lengths(self):
+    def query_output_lengths(self):
         """Returns how many tokens the query's output has in each document, (D,)."""
         return self.slices.n_targets[self.slices.kind == QUERY]
 
-    def cut_answers(self, kept):
+    def cut_query_outputs(self, kept):
         """Returns the documents with only the first kept (D,) tokens of their query's output."""
         length, n_targets = self.slices.length.copy(), self.slices.n_targets.copy()
         query = self.slices.kind == QUERY
-        length[query] -= self.answer_lengths() - kept
+        length[query] -= self.query_output_lengths() - kept
         n_targets[query] = kept
         return self._replace(slices=self.slices._replace(length=length, n_targets=n_targets))
 
@@ -115,7 +115,7 @@ class Documents(NamedTuple):
 
 class DocumentPlan(NamedTuple):
     """What a document is made of."""
-    pairs: list                                # their numbers in Pairs, the query's last
+    pair_numbers: list                         # in Pairs, the query's last
     symmetry: int
     colors: np.ndarray                         # (14,)
     task_row: int                              # of the task embedding
@@ -127,9 +127,9 @@ def build_documents(pairs, plans):
     rows = []
     for d, plan in enumerate(plans):
         first_index = 0
-        n_demos = len(plan.pairs) - 1 - plan.draft
+        n_demos = len(plan.pair_numbers) - 1 - plan.draft
         kinds = [DEMO] * n_demos + [NO_TARGET] * plan.draft + [QUERY]
-        for k, (p, kind) in enumerate(zip(plan.pairs, kinds)):
+        for k, (p, kind) in enumerate(zip(plan.pair_numbers, kinds)):
             length = pairs.length[p, plan.symmetry]
             n_targets = length - pairs.prompt[p, plan.symmetry]
             start = pairs.start[p, plan.symmetry]
@@ -286,10 +286,10 @@ class Generated:
         self.config, self.families, self.banned, self.name = config, families, banned, name
         width = oned.widest(families, config.oned_max_width)
         rows = oned.ROWS[1] if config.oned_lift else 1
-        cells = grid_length(rows, width)
+        widest_pair = pair_length((rows, width), (rows, width))
         if rows > 1 or config.symmetries:
-            cells = max(cells, grid_length(width, rows))
-        longest = (min(config.demos, oned.PAIRS - 1) + 1) * (3 + 2 * cells)
+            widest_pair = max(widest_pair, pair_length((width, rows), (width, rows)))
+        longest = (min(config.demos, oned.PAIRS - 1) + 1) * widest_pair
         if longest > config.max_len:
             raise UserError(f"generated tasks take up to {longest} tokens, and a document may have "
                             f"max_len = {config.max_len}; raise --max_len, or lower "
@@ -317,8 +317,8 @@ class Generated:
     def __getitem__(self, step):
         pairs, plans, symmetries, used = [], [], [], 0
         for own, symmetry in self.documents(step):
-            for pair in own:
-                used += 3 + sum(grid_length(*grid.shape) for grid in pair)
+            for grid, answer in own:
+                used += pair_length(grid.shape, answer.shape)
             if used > self.config.batch_tokens:
                 break
             numbers = range(len(pairs), len(pairs) + len(own))
@@ -365,9 +365,9 @@ def random_round(value, rng):
 class Drawn(NamedTuple):
     """A document of `FromTasks` that waits for a step."""
     length: int                                # tokens
-    pairs: list                                # numbers of its pairs, the query's last
+    pair_numbers: list                         # in Pairs, the query's last
     symmetry: int
-    task: int                                  # number of the task
+    task_number: int
 
 
 def trained_pairs(task, config, protected, untrained):
@@ -388,11 +388,11 @@ def trained_pairs(task, config, protected, untrained):
 class FromTasks(IterableDataset):
     """Tasks from files.
 
-    An epoch shows one document of every task; with a task embedding as many as show each of its
-    pairs, as a query or as a demonstration. Each is under a random view; `oversample` and
-    `downweight_above` change how often. A step is filled from a window of documents: the oldest
-    while it fits, then the longest that fits. All follows from the seed: a resumed run goes through
-    the order of earlier steps again, without the work.
+    An epoch has one document of each task; with a task embedding it has as many as show each of
+    the task's pairs once, as a query or as a demonstration. `oversample` and `downweight_above`
+    change how often. Each document is under a random view. A step is filled from a window of
+    documents: the oldest while it fits, then the longest that fits. All follows from the seed, so
+    a resumed run puts the earlier steps in order again, but does not build them.
     """
     WINDOW = 64                                # documents
 
@@ -412,8 +412,8 @@ class FromTasks(IterableDataset):
         self.device_pairs = Pairs(pairs, SYMMETRIES if config.symmetries else 1).to(device)
         self.check_lengths(data.lines)
         # pairs that a view may turn into a test pair of val or test, and the keys of these
-        self.risky = {p: pairs[p] for p in of_same_form(pairs, data.asked)}
-        self.banned = {pair_key(*pair) for pair in data.asked}
+        self.risky = {p: pairs[p] for p in of_same_form(pairs, data.test_pairs)}
+        self.banned = {pair_key(*pair) for pair in data.test_pairs}
         # colors that stay: without demonstrations in the document, and with
         self.fixed = [(fixed_colors(task, False), fixed_colors(task, True)) for task in tasks]
 
@@ -503,13 +503,13 @@ class FromTasks(IterableDataset):
         They make no pair the same as a test pair of val or test, if 8 tries find such colors.
         """
         rng = np.random.default_rng([self.config.seed, step, i])
-        with_demos = len(drawn.pairs) > 1
-        fixed = self.fixed[drawn.task][with_demos]
+        with_demos = len(drawn.pair_numbers) > 1
+        fixed = self.fixed[drawn.task_number][with_demos]
         colors = IDENTITY
         if self.config.colors:
-            risky = [self.risky[p] for p in drawn.pairs if p in self.risky]
+            risky = [self.risky[p] for p in drawn.pair_numbers if p in self.risky]
             colors = allowed_colors(rng, fixed, self.banned, risky, drawn.symmetry)
-        task_row = self.row_of.get(self.tasks[drawn.task].id, 0)
+        task_row = self.row_of.get(self.tasks[drawn.task_number].id, 0)
         if with_demos and rng.random() < 0.1:
             task_row = 0                       # row 0 learns to stand for a task never seen
-        return DocumentPlan(drawn.pairs, drawn.symmetry, colors, task_row)
+        return DocumentPlan(drawn.pair_numbers, drawn.symmetry, colors, task_row)

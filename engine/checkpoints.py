@@ -175,9 +175,10 @@ def start_from(model, task_ids, checkpoint, path):
 def task_rows(task_ids, tasks):
     """Returns {task id: row of the task embedding} of the tasks that were trained on.
 
-    A task is recognised by its id and its demonstrations; all others have row 0.
+    task_ids: (id, hash of the demonstrations) of rows 1, 2, ...; a task must agree in both. Other
+    tasks are not in the dict, and documents give them row 0.
     """
-    row_of = {task_id: row for row, task_id in enumerate(task_ids, 1)}
+    row_of = {key: row for row, key in enumerate(task_ids, 1)}
     keys = [(task.id, task_key(task)) for task in tasks]
     return {key[0]: row_of[key] for key in keys if key in row_of}
 

@@ -48,8 +48,8 @@ def update(y, grad, state, rates, knobs):
     scale = 0.2 * max(y.shape[1:]) ** 0.5
     step = lr * (scale * orthogonalize(nesterov.to(matmul_dtype(y.device))) + decay * y)
     if average:
-        # z' = z - step; x' = (1 - share) x + share z'; y' = (1 - average) z' + average x', with x
-        # taken from y = (1 - average) z + average x
+        # b = average: z' = z - step; x' = (1 - share) x + share z'; y' = (1 - b) z' + b x', with x
+        # taken from y = (1 - b) z + b x
         y.lerp_(state["z"], share).add_(step * (average * (1 - share) - 1))
         state["z"].sub_(step)
     else:
@@ -64,9 +64,9 @@ class Muon(torch.optim.Optimizer):
     overhead. The parameters become views of the stacks, so nothing is copied back. With `compiled`
     each number is read once, and all is one CUDA graph: some 200 launches take the host 4 ms.
 
-    average: 0, or the interpolation of schedule-free (arXiv 2405.15682), as in
-    schedulefree.ScheduleFreeWrapper. Training happens at y = (1 - average) z + average x, where z
-    takes the steps and x is their average.
+    average: 0, or the interpolation b of schedule-free (arXiv 2405.15682), as in
+    schedulefree.ScheduleFreeWrapper. Training happens at y = (1 - b) z + b x, where z takes the
+    steps and x is the average of all z.
     """
 
     def __init__(self, params, weight_decay=0.0, momentum=0.95, average=0.0, compiled=False):
@@ -181,9 +181,9 @@ class Optimizer:
         self.set_train_mode()
 
     def set_train_mode(self):
-        """Says that the weights are those to train, without touching them.
+        """Marks the weights as the training weights, without changing them.
 
-        schedulefree's train() would compute them anew, and round.
+        schedulefree's own train() would recompute them, with rounding errors.
         """
         for part in self.parts:
             for group in part.param_groups:

@@ -2,7 +2,7 @@
 
 target      the true output, where it is known
 proposal    a grid that the network judges, or verifies, token by token
-answer      the tokens that the network wrote (model.Answer)
+answer      the tokens that the network wrote (model.Answer); a "known answer" is a target
 prediction  an answer as a grid in the task's own orientation and colors; or no grid
 attempt     one of the grids of a test input, best first; two are submitted
 draft       a grid that the network reads before it answers (refine.py)
@@ -139,9 +139,9 @@ class QuerySet:
 
     def truncate(self, kept):
         """Returns this set with only the first kept (D,) tokens of the proposals, to decode on."""
-        proposed = self.documents.answer_lengths()
+        proposed = self.documents.query_output_lengths()
         shorter = copy.copy(self)
-        shorter.documents = self.documents.cut_answers(kept)
+        shorter.documents = self.documents.cut_query_outputs(kept)
         shorter.expected_lengths = np.where(proposed > 0, proposed - kept, self.expected_lengths)
         return shorter
 
@@ -211,7 +211,7 @@ class Predictor:
             columns = batch.document[judged], targets, logprobs, logits.argmax(-1) == targets
             return [x.cpu().numpy() for x in columns]
 
-        proposed = np.flatnonzero(documents.answer_lengths())
+        proposed = np.flatnonzero(documents.query_output_lengths())
         # more at once than in training: no gradient is kept
         capacity = c.micro_tokens or max(c.batch_tokens, c.predict_tokens // 16)
         parts = pack(documents.lengths()[proposed], capacity)
@@ -245,7 +245,7 @@ class Predictor:
         return sums
 
     def decode(self, query_set, sample=False):
-        """Returns an Answer for each document of the set, or None where it came to none.
+        """Returns an Answer for each document of the set; None where `generate` gives up.
 
         A proposal is verified in one forward pass; decoding goes on after the prefix that the
         network agrees with: of `3 3 row 3 0 row end` it keeps `3 3 row 3` where it predicts `3` and
@@ -272,7 +272,7 @@ class Predictor:
     def decode_rest(self, query_set, answers, prefixes, which, sample):
         """Fills in the answers of documents `which`, after their prefixes (tokens, logprobs)."""
         c = self.config
-        limits = c.max_answer - query_set.documents.answer_lengths()    # new tokens of each
+        limits = c.max_answer - query_set.documents.query_output_lengths()    # new tokens of each
 
         def work(part):
             batch = query_set.batch(part)

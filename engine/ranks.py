@@ -120,7 +120,7 @@ def wait_for_all():
 
 
 class Agreement:
-    """What any rank says, all hear one step later: so the host need not wait for others."""
+    """The largest number of all ranks, one call later: so no rank waits for the others."""
 
     def __init__(self):
         self.pending = None

@@ -444,7 +444,7 @@ class Progress:
         self.count(0)
 
     def count(self, tokens):
-        """Is told of each step that is done."""
+        """Counts the tokens of a finished step."""
         self.tokens += tokens
         if self.run.step <= self.first_step + self.FIRST:      # the rest is what ETA counts
             self.from_step, self.from_time = self.run.step, time.time()

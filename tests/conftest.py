@@ -152,7 +152,7 @@ def batch_of(tasks, prompt_only=False, static=None):
     pairs = Pairs(pairs)
     documents = build_documents(pairs, plans)
     if prompt_only:
-        documents = documents.cut_answers(0)
+        documents = documents.cut_query_outputs(0)
     return gather(pairs, documents, **(static or {}))
 
 

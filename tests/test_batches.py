@@ -77,7 +77,7 @@ def test_a_batch_equals_reading_token_by_token(prompt_only):
         shown.append([encode_pair(seen[p]) for p in order])
     documents = build_documents(pairs, plans)
     if prompt_only:
-        documents = documents.cut_answers(0)
+        documents = documents.cut_query_outputs(0)
         for parts in shown:
             tokens, prompt = parts[-1]
             parts[-1] = tokens[:prompt], prompt
@@ -107,9 +107,9 @@ def test_numbers_of_targets_are_those_of_the_batch():
     batch = gather(pairs, documents)
     of_query = batch.is_query == 1
     assert documents.count_targets() == (batch.targets != IGNORE).sum()
-    assert documents.answer_lengths().sum() == of_query.sum()
+    assert documents.query_output_lengths().sum() == of_query.sum()
     answers = torch.bincount(batch.document[of_query], minlength=5)
-    assert documents.answer_lengths().tolist() == answers.tolist()
+    assert documents.query_output_lengths().tolist() == answers.tolist()
 
 
 def test_a_batch_of_some_documents_is_that_part_of_the_whole():

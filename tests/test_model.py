@@ -430,7 +430,7 @@ def test_nothing_is_proposed_to_the_first_views_and_something_to_the_others(
     proposed, real = [], predictor.teacher_force
 
     def teacher_force(query_set):
-        proposed.append(int(query_set.documents.answer_lengths().sum()))
+        proposed.append(int(query_set.documents.query_output_lengths().sum()))
         return real(query_set)
     monkeypatch.setattr(predictor, "teacher_force", teacher_force)
     predictor.predict(tasks, views)

@@ -719,8 +719,10 @@ SCORED = {                                     # record: labels of its row, and 
                    "`arc1_best.py`, seed 1, 32 views, 32 samples"),
     "best_seed2": ("rope3d, `arc1_best.py`, seed 2",
                    "`arc1_best.py`, seed 2, 32 views, 32 samples"),
-    "best_88000_seed1": ("the same, 88,000 steps, seed 1", "the same, 88,000 steps, seed 1, 80 views"),
-    "best_88000_seed2": ("the same, 88,000 steps, seed 2", "the same, 88,000 steps, seed 2, 80 views"),
+    "best_88000_seed1": ("the same, 88,000 steps, seed 1",
+                         "the same, 88,000 steps, seed 1, 80 views"),
+    "best_88000_seed2": ("the same, 88,000 steps, seed 2",
+                         "the same, 88,000 steps, seed 2, 80 views"),
     "rearc_75000": ("rope3d, `arc1_rearc.py`", "`arc1_rearc.py`, 80 views"),
     "rearc_two_gpus": ("the same on two GPUs, seed 2", "the same on two GPUs, seed 2, 80 views"),
     "rearc_40000": ("the same, 40,000 steps", "the same, 40,000 steps, 80 views"),
@@ -881,11 +883,11 @@ def test_scores_on_the_front_page_are_what_was_measured():
     cells = table(ARC1, "| system | parameters | pass@2 | one view")[ARC2_ROW]
     arc2, arc2_minutes = cells[1], float(cells[-1].split()[0])
     for label, score, minutes in (
-            ("**nanoARC, generators too**", best, [best_minutes]),
+            ("**nanoARC, synthetic pairs too**", best, [best_minutes]),
             ("**nanoARC, human-made tasks**", human, [human_minutes]),
             ("**nanoARC, 11 and 6 minutes**", f"{shorter}, {shortest}",
              [shorter_minutes, shortest_minutes])):
-        if label.endswith("generators too**"):
+        if label.endswith("synthetic pairs too**"):
             minutes.append(arc2_minutes)       # of the other number of that row
             assert rows[label][2] == arc2
         hours = ", ".join(f"{m / 60 + 1e-9:.2f}" for m in minutes)

@@ -132,7 +132,7 @@ def test_the_answer_may_have_another_shape_than_the_draft():
     _, model, _ = grown()
     found = predictor(model).predict_queries([query_of(TASK, "1 2 3")])
     set_ = predictor(model).query_set([query_of(TASK, "1 2 3", "123456")])
-    assert len(found) == 1 and set_.documents.answer_lengths().tolist() == [8]
+    assert len(found) == 1 and set_.documents.query_output_lengths().tolist() == [8]
 
 
 def test_it_learns_to_repair_errors_it_has_never_seen():
@@ -382,7 +382,7 @@ def test_early_snapshots_draft_the_pairs_that_were_trained_on(tmp_path, monkeypa
     pairs = {pair_key(*pair) for task in drafted for pair in task.test}
     answers = {pair_key(*pair) for task in queried for pair in task.test}
     shown = {pair_key(*pair) for task in queried for pair in task.train}
-    assert {pair_key(*pair) for pair in data.asked} == answers and not pairs & answers
+    assert {pair_key(*pair) for pair in data.test_pairs} == answers and not pairs & answers
     assert pairs == shown | {pair_key(*pair) for task in tasks for pair in known_pairs(task)}
     assert {task.id for task in drafted[:6]} == {task.id for task in queried}    # first
     few = refine.tasks_to_draft(dataclasses.replace(config, refine_tasks=9), data, "ckpt.pt")

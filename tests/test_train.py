@@ -919,7 +919,7 @@ def test_memory_too_small_to_judge_halves_the_batch(monkeypatch, capsys):
     config = Config(max_len=256, max_answer=30, demos=1)
     predictor = Predictor(filled_model(tiny_config(max_len=256)).eval(), config, {}, CPU)
     queries = known_queries(flip_tasks(9), config)
-    expected, _ = train.judge_answers(predictor, queries)
+    expected, _ = train.judge_targets(predictor, queries)
     real = QuerySet.batch
 
     def batch(self, which):
@@ -927,7 +927,7 @@ def test_memory_too_small_to_judge_halves_the_batch(monkeypatch, capsys):
             raise torch.OutOfMemoryError("injected")
         return real(self, which)
     monkeypatch.setattr(QuerySet, "batch", batch)
-    found, _ = train.judge_answers(predictor, queries)
+    found, _ = train.judge_targets(predictor, queries)
     assert np.isclose(found["loss"], expected["loss"])
     assert found["cells"] == expected["cells"]
     assert "out of memory with 9 documents at once: half of them" in capsys.readouterr().out
@@ -1252,7 +1252,7 @@ def test_a_failing_evaluation_costs_no_step(run, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         def fail(*arguments):
             raise OSError("disk full")
-        patch.setattr(train, "judge_answers", fail)
+        patch.setattr(train, "judge_targets", fail)
         with pytest.raises(OSError):
             run("config/quadtree.py", out="parts", **knobs)
     assert checkpoint(tmp_path / "parts")["step"] == 2
