@@ -280,21 +280,21 @@ class GPT(nn.Module):
             x = x + self.task(task_view[:, 0])                          # the rule of the task
         if self.view is not None:
             x = x + self.view(task_view[:, 1])                          # the symmetry
-        return x
+        return x.to(residual_dtype(x))
 
     def attention_context(self, x, coords, cu_seqlens, cache):
         """Returns the AttentionContext of embedded tokens x (T, C)."""
-        dtype, lengths, document, mask = residual_dtype(x), None, None, None
+        lengths, document, mask = None, None, None
         if cu_seqlens is None:                 # a decode step: one token a document, in order
             document = torch.arange(cache.B, device=x.device)
             # a token sees no further than itself
             unseen = torch.arange(cache.capacity, device=x.device) > coords[:, :1]
-            mask = torch.zeros_like(unseen, dtype=dtype).masked_fill(unseen, -torch.inf)
+            mask = torch.zeros_like(unseen, dtype=x.dtype).masked_fill(unseen, -torch.inf)
             mask = mask[:, None, None]         # (B, 1, 1, capacity)
         elif cache is not None:                # prompts, whose keys and values are kept
             document = torch.arange(cache.B, device=x.device)
             document = document.repeat_interleave(cu_seqlens.diff(), output_size=len(x))   # (T,)
-        if cu_seqlens is not None and not has_flash_attention(x.device, dtype):
+        if cu_seqlens is not None and not has_flash_attention(x.device, x.dtype):
             lengths = cu_seqlens.diff().tolist()
         # angles are the same in every layer, so they are computed once
         angles = self.encoding.angles(coords)
@@ -304,7 +304,6 @@ class GPT(nn.Module):
 
     def run_blocks(self, x, context):
         """Returns the normed output (T, C) of the last block for embedded tokens x (T, C)."""
-        x = x.to(residual_dtype(x))
         for block in self.blocks:
             if self.recompute and torch.is_grad_enabled():     # keep its input alone
                 x = checkpoint(block, x, context, use_reentrant=False)

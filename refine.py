@@ -19,6 +19,7 @@ if __name__ == "__main__":                     # Ctrl-C while torch is imported:
 import dataclasses
 import hashlib
 import time
+from functools import partial
 from pathlib import Path
 
 from config import UserError      # before torch, as in train.py
@@ -90,8 +91,8 @@ def main(argv=None):
         drafts = Drafts(run.extra["drafts"], tasks, banned_keys(config, data), drafter)
         queries = known_queries(data.val, config)
         answered = [p.grid for p in drafter.predict_queries(queries)] if queries else []
-        stream = Alternating(fresh, drafts)
-        fit(run, stream, (lambda: validate(refiner, queries, answered)) if queries else None)
+        fit(run, partial(alternate, fresh, drafts),
+            (lambda: validate(refiner, queries, answered)) if queries else None)
         metrics["train_minutes"] = run.seconds / 60
 
     # ---- predict and score, with the averaged weights (--eval_only has loaded nothing else)
@@ -298,7 +299,7 @@ def answers_to(tasks, drafter, path):
     """
     started, config, log = time.time(), drafter.config, drafter.log
     queries = known_queries(tasks, config)
-    exact = drafter.judge([q._replace(proposal=q.target) for q in queries])["exact"]
+    _, exact = drafter.judge_targets(queries)
     failed = {query.task.id for query, right in zip(queries, exact) if not right}
     hard = [task for task in tasks if task.id in failed]
     easy = [task for task in tasks if task.id not in failed]
@@ -380,15 +381,10 @@ def shown_pairs(query):
     return [*demos, (query.task.test[query.test][0], query.target)]
 
 
-class Alternating:
-    """Steps of train.py's own stream and steps with drafts in turn."""
-
-    def __init__(self, fresh, drafts):
-        self.fresh, self.drafts, self.device_pairs = fresh, drafts, fresh.device_pairs
-
-    def steps(self, start, workers):
-        for step, fresh in enumerate(self.fresh.steps(start, workers), start):
-            yield self.drafts.step(step) if step % 2 else fresh
+def alternate(fresh, drafts, start, workers):
+    """Yields steps of train.py's own stream and steps with drafts in turn."""
+    for step, without in enumerate(fresh.steps(start, workers), start):
+        yield drafts.step(step) if step % 2 else without
 
 
 # ------------------------------------------------------------------------------------------------
@@ -445,10 +441,9 @@ def validate(refiner, queries, answered):
                 f"{m['cells_before']:.1%} -> {m['cells_after']:.1%}  fixed {m['fixed']}  broken "
                 f"{m['broken']}  near misses {m['near_misses']}, of them fixed "
                 f"{m['near_misses_fixed']}")
-    scores = refiner.judge([query._replace(draft=grid, proposal=query.target)
-                            for query, grid in zip(queries, answered)])
-    loss = scores["nll"].sum() / max(1, scores["tokens"].sum())
-    return {**m, "exact": m["single_after"], "loss": loss}
+    judged, _ = refiner.judge_targets([query._replace(draft=grid)
+                                       for query, grid in zip(queries, answered)])
+    return {**m, "exact": m["single_after"], "loss": judged["loss"]}
 
 
 def predict_and_score(drafter, refiner, tasks, step):
@@ -457,9 +452,11 @@ def predict_and_score(drafter, refiner, tasks, step):
     Returns (metrics, empty where no answer is known; attempts; those of the base network).
     """
     started, config, log = time.time(), refiner.config, refiner.log
-    base_predictions = drafter.predict(tasks, config.views)
-    base_scores, base_attempts = drafter.rank_and_score(tasks, base_predictions,
-                                                        drafter.sample(tasks))
+    queries, base_attempts = known_queries(tasks, config), None
+    if queries:                                # else nobody asks how good it was before
+        base_predictions = drafter.predict(tasks, config.views)
+        base_scores, base_attempts = drafter.rank_and_score(tasks, base_predictions,
+                                                            drafter.sample(tasks))
 
     # answers without a draft, then answers to the best of these; both vote
     first = refiner.predict(tasks, config.views)
@@ -477,12 +474,11 @@ def predict_and_score(drafter, refiner, tasks, step):
         f"in {clock(time.time() - started)}; attempts are in "
         f"{log.folder / 'submission.json'}")
     refiner.log_unanswered(attempts)
-    if not scores["tasks"]:
+    if not queries:
         log("no answer of these tasks is known, so there is no score")
         return {}, attempts, base_attempts
 
     # what one draft became: the base network's answer in the plain view, corrected
-    queries = known_queries(tasks, config)
     answered = {(p.task, p.test): p.grid for p in base_predictions if p.view == 0}
     drafts = [answered[query.key] for query in queries]
     refined = read_drafts(refiner, queries, drafts)

@@ -88,7 +88,7 @@ def main(argv=None):
     write_config(log, config, given, machine, argv, canvas=canvas, dropped=data.dropped,
                  data=run.data)
     known = known_queries(data.val, config)    # val's test inputs whose answers are known
-    fit(run, stream, (lambda: validate(predictor, known, run.step)) if known else None)
+    fit(run, stream.steps, (lambda: validate(predictor, known, run.step)) if known else None)
     metrics = dict(train_minutes=run.seconds / 60, best_val_exact=run.best and run.best[0])
 
     # ---- predict and score, with the averaged weights
@@ -104,21 +104,22 @@ def main(argv=None):
     return metrics
 
 
-def fit(run, stream, validate=None):
+def fit(run, make_steps, validate=None):
     """Trains from run.step to max_steps; logs, validates and saves on the way. Also for refine.py.
 
-    stream.steps(step, workers) gives the TrainingSteps from a step on. validate() returns metrics
+    make_steps(step, workers) gives the TrainingSteps from a step on. validate() returns metrics
     with `exact` and `loss`. After a signal it saves and exits with 128 + its number.
     """
     config, model, optimizer, device = run.config, run.model, run.optimizer, run.device
-    forward_backward = ForwardBackward(config, model, stream, device)
-    steps = stream.steps(run.step, n_workers(config, device))
+    forward_backward = ForwardBackward(config, model, device)
+    steps = make_steps(run.step, n_workers(config, device))
     micro_tokens = ranks.tokens_at_once(config)   # tokens at once; halved when memory runs out
     # the last step's loss over all outputs and over the queries' outputs, and its gradient norm;
     # they stay tensors, as reading a value would make the host wait for the device
     losses, grad_norm = torch.zeros(2), torch.zeros(())
     progress = Progress(run)
-    run.begin()
+    run.log.forget_after(run.step)             # records that a resumed run will make again
+    model.train()
     with interruptible() as get_signal:        # () -> number of the signal that came, or 0
         while True:
             # ---- log, validate, save: only here the host waits for the device
@@ -160,6 +161,7 @@ def fit(run, stream, validate=None):
             optimizer.step(learning_rate(config, optimizer, run.step))
             run.step += 1
             progress.count(int(step.documents.lengths().sum()))
+        stop = stop or ranks.world() == 1 and get_signal()    # or while the last step was judged
     if stop:
         run.exit_after_signal(stop)
 
@@ -172,8 +174,8 @@ class ForwardBackward:
     once, as every micro-batch is filled up to the same size, and recorded as a CUDA graph.
     """
 
-    def __init__(self, config, model, stream, device):
-        self.config, self.model, self.stream, self.device = config, model, stream, device
+    def __init__(self, config, model, device):
+        self.config, self.model, self.device = config, model, device
         self.checked = False
         self.compiled = is_compiled(config, device)
         model.recompute = config.recompute     # activation checkpointing
@@ -188,8 +190,7 @@ class ForwardBackward:
         # dropout of step i follows from (seed, i), too, however often the step is tried
         seed = self.config.seed * 1_000_003 + step.number
         torch.manual_seed(seed + ranks.rank() * 2**40)
-        # pairs from files are on the device already; generated ones come with the step
-        pairs = self.stream.device_pairs if step.pairs is None else step.pairs.to(self.device)
+        pairs = step.pairs.to(self.device)     # from files: they are there already
         documents = step.documents.take(ranks.share(step.documents.lengths()))
         # target tokens of the whole step, on all ranks: of all outputs, of the queries' alone
         totals = [step.documents.count_targets(), step.documents.query_output_lengths().sum()]
@@ -229,7 +230,7 @@ class ForwardBackward:
 def validate(predictor, queries, step):
     """Scores the network on val's known answers, logs one prediction. Returns metrics."""
     # in one pass: if every token is the likeliest given the truth, greedy decoding answers the same
-    metrics, exact = judge_targets(predictor, queries)
+    metrics, exact = predictor.judge_targets(queries)
     parts = [f"loss {metrics['loss']:.4f}", f"cells {metrics['cells']:.1%}",
              f"exact {metrics['exact']:.1%} of {metrics['n']}"]
     for kind in ("1d", "2d"):
@@ -242,32 +243,6 @@ def validate(predictor, queries, step):
     (prediction,) = predictor.predict_queries([query])
     predictor.log(show.picture(query.task, query.test, prediction.grid, "prediction") + "\n")
     return metrics
-
-
-def judge_targets(predictor, queries):
-    """Returns (metrics of the targets: loss (nats a token), cells, exact; which are exact).
-
-    Teacher forcing: the target is given, and each of its tokens judged before it is read.
-    """
-    scores = predictor.judge([query._replace(proposal=query.target) for query in queries])
-    unfit = int((scores["tokens"] == 0).sum())
-    if unfit:
-        c = predictor.config
-        predictor.log(f"  {unfit} of {len(queries)} known answers do not fit max_answer = "
-                      f"{c.max_answer}, max_len = {c.max_len} or the canvas: `exact` counts "
-                      "them as wrong, `loss` and `cells` leave them out")
-    names = [query.task.id for query in queries]
-    metrics = {
-        # over all tokens of the answers
-        "loss": scores["nll"].sum() / max(1, scores["tokens"].sum()),
-        # share of the cells predicted right, given the true tokens before them
-        "cells": scores["right"].sum() / max(1, scores["cells"].sum()),
-        # share of the answers that are right from end to end
-        "exact": scores["exact"].mean(),
-        "n": len(queries),
-        **oned.by_family(names, scores["exact"]),
-    }
-    return metrics, scores["exact"]
 
 
 def predict_and_score(predictor, tasks, step):
@@ -303,7 +278,7 @@ def predict_and_score(predictor, tasks, step):
         log("no answer of these tasks is known, so there is no score")
         return {}, attempts
     # the loss and exact grids in one view, beside pass@1 and pass@2 of the attempts
-    metrics.update(judge_targets(predictor, queries)[0])
+    metrics.update(predictor.judge_targets(queries)[0])
     predictor.record_test(metrics, step, started)
     if len(metrics["families"]) > 1:
         log_families(metrics["families"], log)
@@ -368,8 +343,9 @@ def solve(config, given, device, machine, argv):
     wanted = model_config(config, canvas, checkpoint["model_config"]["n_tasks"])
     check_same_network(checkpoint, wanted, path, "; without a config file all but --out_dir and "
                        "--tasks is as it was trained")
-    if config.symmetries and not checkpoint["config"]["symmetries"]:
-        raise UserError(f"{path}: the network never saw a task turned: set --symmetries=False")
+    for knob, what in (("symmetries", "turned"), ("colors", "recolored")):
+        if getattr(config, knob) and not checkpoint["config"][knob]:
+            raise UserError(f"{path}: the network never saw a task {what}: set --{knob}=False")
     # where rules live in the weights, tasks that were not trained on are refused
     row_of = task_rows(checkpoint["task_ids"], data.test)
     check_trained_on(config, data.test, row_of)

@@ -83,7 +83,7 @@ def guard(train, protected):
     """Returns (training tasks that may be used, ids dropped, number merged).
 
     A training task is dropped when it shares an id or a pair with a protected task, or is known to
-    be its twin. Training tasks that share an id or a pair become one.
+    be its twin. One that shares an id or a pair with an earlier one is merged into it.
     """
     ids = {task.id for task in protected}
     keys = {pair_key(*pair) for task in protected for pair in task.train + task.test}

@@ -396,7 +396,6 @@ def fingerprint(data, drafted=()):
     for task in [*data.train, NO_TASK, *data.val, NO_TASK, *data.test, *drafted]:
         parts.append(f"{task.id} {len(task.train)}".encode("utf-8", "replace"))
         parts += [pair_key(*pair) for pair in task.train + task.test]
-    parts += [f"{name} ".encode("utf-8", "replace") + key for name, key in sorted(data.untrained)]
     return hashlib.sha256(b"|".join(parts)).hexdigest()
 
 

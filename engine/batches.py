@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from arc import oned
-from arc.leaks import allowed_colors, held_out, of_same_form, pair_key
+from arc.leaks import allowed_colors, held_out, of_same_form, pair_key, shows
 from arc.sources import first_of
 from arc.task import known_pairs
 from arc.tokens import encode_pair, pair_length, trace
@@ -252,7 +252,7 @@ def gather(pairs, documents, capacity=0, max_len=0):
 class TrainingStep(NamedTuple):
     """The documents of one step."""
     number: int                                # of the step, from 0
-    pairs: Pairs                               # None: those that the stream keeps on the device
+    pairs: Pairs                               # None while a worker prepares a step of FromTasks
     documents: Documents
 
 
@@ -279,7 +279,6 @@ def end_with(parent):
 
 class Generated:
     """`oned` without end: the tasks of step i are drawn for step i, and none is stored."""
-    device_pairs = None                               # each step brings its own pairs
     TRIES = 10000                              # tasks rejected in one step before it gives up
 
     def __init__(self, config, families, banned, name="train"):
@@ -455,6 +454,9 @@ class FromTasks(IterableDataset):
         for u in rng.permutation(len(parts)):
             t, order = parts[u]
             s = int(rng.integers(length.shape[1]))
+            # where a turn makes a test pair of it and colors need not help, it stays unturned
+            if shows(self.banned, [self.risky[p] for p in order if p in self.risky], s, IDENTITY):
+                s = 0
             demos, query = order[:-1], order[-1]
             lengths = length[order, s].tolist()
             kept = fit_demos(lengths[:-1], lengths[-1], self.config.max_len)
@@ -467,7 +469,7 @@ class FromTasks(IterableDataset):
         planner.start, planner.device_pairs = start, copy.copy(self.device_pairs)
         # it needs lengths alone: what is on the device is not sent to a process
         del planner.device_pairs.tokens, planner.device_pairs.coords
-        return loader(planner, workers)
+        return (step._replace(pairs=self.device_pairs) for step in loader(planner, workers))
 
     def endless(self, rng):
         while True:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from arc import oned
 from arc.score import attempts_by_votes, grid_key, score, to_prediction
 from arc.task import Query
 from arc.tokens import COLORS, grid_length
@@ -134,7 +135,8 @@ class QuerySet:
         # the longest side of each pair's grids
         self.sides = np.array([max((max(grid.shape) for grid in pair if grid is not None),
                                    default=0) for pair in pairs])
-        self.pairs = Pairs(pairs, SYMMETRIES if config.symmetries else 1).to(device)
+        symmetries = 1 + max((query.symmetry for query in queries), default=0)
+        self.pairs = Pairs(pairs, symmetries).to(device)
         return found
 
     def truncate(self, kept):
@@ -243,6 +245,31 @@ class Predictor:
         sums = {name: np.bincount(query, values, len(queries)) for name, values in columns.items()}
         sums["exact"] = (sums.pop("agrees") == sums["tokens"]) & (sums["tokens"] > 0)
         return sums
+
+    def judge_targets(self, queries):
+        """Returns (metrics of the targets: loss (nats a token), cells, exact; which are exact).
+
+        Teacher forcing: the target is given, and each of its tokens judged before it is read.
+        """
+        scores = self.judge([query._replace(proposal=query.target) for query in queries])
+        unfit = int((scores["tokens"] == 0).sum())
+        if unfit:
+            c = self.config
+            self.log(f"  {unfit} of {len(queries)} known answers do not fit max_answer = "
+                     f"{c.max_answer}, max_len = {c.max_len} or the canvas: `exact` counts them as "
+                     "wrong, `loss` and `cells` leave them out")
+        names = [query.task.id for query in queries]
+        metrics = {
+            # over all tokens of the answers
+            "loss": scores["nll"].sum() / max(1, scores["tokens"].sum()),
+            # share of the cells predicted right, given the true tokens before them
+            "cells": scores["right"].sum() / max(1, scores["cells"].sum()),
+            # share of the answers that are right from end to end
+            "exact": scores["exact"].mean(),
+            "n": len(queries),
+            **oned.by_family(names, scores["exact"]),
+        }
+        return metrics, scores["exact"]
 
     def decode(self, query_set, sample=False):
         """Returns an Answer for each document of the set; None where `generate` gives up.

@@ -363,11 +363,6 @@ class Run:
         self.validated_step = max(recorded, default=None)
         self.best = max([*recorded.values(), found["best"] or ()]) or None
 
-    def begin(self):
-        """Removes the records that a resumed run will make again; training mode."""
-        self.log.forget_after(self.step)
-        self.model.train()
-
     def due(self, every):
         """Returns whether something is to be done at this step, every so many steps."""
         return every > 0 and self.step > self.first_step and self.step % every == 0

@@ -74,7 +74,7 @@ class Bench:
         n_tasks = len(task_ids) + 1 if task_ids else 0
         self.model = network.GPT(model_config(config, canvas, n_tasks)).to(self.device)
         self.optimizer = Optimizer(self.model, config)
-        self.forward_backward = ForwardBackward(config, self.model, self.stream, self.device)
+        self.forward_backward = ForwardBackward(config, self.model, self.device)
 
     def backward(self, step):
         self.forward_backward(step, self.config.micro_limit())

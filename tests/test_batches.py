@@ -436,6 +436,25 @@ def test_no_recolored_pair_is_a_test_pair_of_val_or_test(symmetries):
     assert times_shown(task.test) == 0
 
 
+@pytest.mark.parametrize("demonstration, query, colors", [
+    ("12 > 21", "1 2 > 2 1", False),           # no recoloring at all
+    ("00 > 11", "0 0 > 1 1", True),            # 1 is in outputs only, and no color may change
+])
+def test_no_turned_pair_is_a_test_pair_where_colors_cannot_help(demonstration, query, colors):
+    task = make_task("a", demonstration, query)
+    learned = [task._replace(test=[])]
+    config = Config(demos=0, task_embed=True, max_len=64, max_answer=30, batch_tokens=64,
+                    max_steps=50, symmetries=True, colors=colors)
+
+    def times_shown(asked):
+        stream = stream_of(learned, config, rows_of(learned), asked=asked)
+        banned = {pair_key(*pair) for pair in task.test}
+        return sum(count_shown(gather(stream.device_pairs, step.documents), banned)
+                   for step in stream.steps(0, 0))
+    assert times_shown([]) > 20
+    assert times_shown(task.test) == 0
+
+
 def same_arrays(a, b):
     """Returns whether two Documents are equal."""
     columns = zip([*a.slices, a.colors, a.task_view], [*b.slices, b.colors, b.task_view])

@@ -42,8 +42,8 @@ def test_a_recorded_step_is_the_step(dropout, recompute, qk_norm, monkeypatch):
     stream = Generated(config, ["1d_fill", "1d_mirror"], set())
     small = tiny_config(canvas=64, max_len=640, n_embd=64, dropout=dropout, qk_norm=qk_norm)
     model = GPT(small).to(CUDA)
-    recorded = train.ForwardBackward(config, model, stream, CUDA)
-    plain = train.ForwardBackward(config, model, stream, CUDA)
+    recorded = train.ForwardBackward(config, model, CUDA)
+    plain = train.ForwardBackward(config, model, CUDA)
     # the same compiled network and batches of the same size, but nothing is recorded
     monkeypatch.setattr(plain, "run_micro_batch", plain.micro_batch)
     monkeypatch.setattr(plain, "network", recorded.network)
@@ -66,7 +66,7 @@ def test_a_recomputed_step_is_the_step_in_less_memory():
         torch.manual_seed(0)
         small = tiny_config(canvas=64, max_len=640, n_embd=256, n_mlp=704, n_layer=6)
         model = GPT(small).to(CUDA)
-        forward_backward = train.ForwardBackward(config, model, stream, CUDA)
+        forward_backward = train.ForwardBackward(config, model, CUDA)
         torch.cuda.reset_peak_memory_stats()
         for step in stream.steps(0, 0):
             found.append(losses_and_gradients(model, forward_backward, step, 65536))

@@ -298,6 +298,9 @@ def test_what_eval_only_cannot_do_is_refused(run):
     run()
     with pytest.raises(UserError, match="never saw a task turned.*--symmetries=False"):
         run(eval_only=True, symmetries=True)
+    run(out="one_name", colors=False)
+    with pytest.raises(UserError, match="never saw a task recolored.*--colors=False"):
+        run(out="one_name", eval_only=True, colors=True)
     with pytest.raises(UserError, match="nothing to solve.*--tasks="):
         run(eval_only=True, test="")
 

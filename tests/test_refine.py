@@ -160,11 +160,9 @@ def test_it_learns_to_repair_errors_it_has_never_seen():
     drafts = refine.Drafts(bank, tasks, frozenset(), asking)
 
     class Stream:
-        device_pairs = None
-
         def steps(self, start, workers):
             return (drafts.step(step) for step in range(start, config.max_steps))
-    forward_backward = train.ForwardBackward(config, model, Stream(), CPU)
+    forward_backward = train.ForwardBackward(config, model, CPU)
     for step in Stream().steps(0, 0):
         forward_backward(step, 640)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

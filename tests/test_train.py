@@ -666,8 +666,8 @@ def test_a_recorded_step_leaves_the_gradients_of_a_plain_one(monkeypatch):
     config = Config(max_steps=5, batch_tokens=2048, max_len=640)
     stream = Generated(config, ["1d_fill"], set())
     model = GPT(tiny_config(canvas=64, max_len=640))
-    plain = train.ForwardBackward(config, model, stream, CPU)
-    recorded = train.ForwardBackward(config, model, stream, CPU)
+    plain = train.ForwardBackward(config, model, CPU)
+    recorded = train.ForwardBackward(config, model, CPU)
     recorded.compiled = True
     recorded.run_micro_batch = GraphedStep(recorded.micro_batch, model.parameters())
     # one batch a step; then several, and those recorded before are of no use any more
@@ -919,7 +919,7 @@ def test_memory_too_small_to_judge_halves_the_batch(monkeypatch, capsys):
     config = Config(max_len=256, max_answer=30, demos=1)
     predictor = Predictor(filled_model(tiny_config(max_len=256)).eval(), config, {}, CPU)
     queries = known_queries(flip_tasks(9), config)
-    expected, _ = train.judge_targets(predictor, queries)
+    expected, _ = predictor.judge_targets(queries)
     real = QuerySet.batch
 
     def batch(self, which):
@@ -927,7 +927,7 @@ def test_memory_too_small_to_judge_halves_the_batch(monkeypatch, capsys):
             raise torch.OutOfMemoryError("injected")
         return real(self, which)
     monkeypatch.setattr(QuerySet, "batch", batch)
-    found, _ = train.judge_targets(predictor, queries)
+    found, _ = predictor.judge_targets(queries)
     assert np.isclose(found["loss"], expected["loss"])
     assert found["cells"] == expected["cells"]
     assert "out of memory with 9 documents at once: half of them" in capsys.readouterr().out
@@ -1245,6 +1245,24 @@ def test_a_signal_of_the_scheduler_saves_too(run, tmp_path, monkeypatch, number)
     assert signal.getsignal(number) == signal.SIG_DFL
 
 
+def test_a_signal_while_the_last_step_is_judged_stops_the_run(run, tmp_path, monkeypatch):
+    """The step is saved; predictions are made once the run is resumed."""
+    with monkeypatch.context() as patch:
+        real = train.validate
+
+        def validate(*arguments):
+            signal.raise_signal(signal.SIGTERM)
+            return real(*arguments)
+        patch.setattr(train, "validate", validate)
+        with pytest.raises(SystemExit) as stopped:
+            run("config/quadtree.py", max_steps=2)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert checkpoint(tmp_path / "run")["step"] == 2
+    assert not records(tmp_path / "run", "test")
+    run("config/quadtree.py", max_steps=2, resume=True)
+    assert records(tmp_path / "run", "test")
+
+
 def test_a_failing_evaluation_costs_no_step(run, tmp_path, monkeypatch):
     """The step is saved before it is judged, and judged once the run is resumed."""
     knobs = dict(max_steps=4, eval_every=2, log_every=1)
@@ -1252,7 +1270,7 @@ def test_a_failing_evaluation_costs_no_step(run, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         def fail(*arguments):
             raise OSError("disk full")
-        patch.setattr(train, "judge_targets", fail)
+        patch.setattr(train.Predictor, "judge_targets", fail)
         with pytest.raises(OSError):
             run("config/quadtree.py", out="parts", **knobs)
     assert checkpoint(tmp_path / "parts")["step"] == 2
