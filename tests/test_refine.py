@@ -507,7 +507,7 @@ def test_resume_equals_uninterrupted(again, tmp_path, monkeypatch, how):
 
     def act():
         if how == "interrupted":
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGTERM)
         else:
             raise Killed
     again(out="whole")
