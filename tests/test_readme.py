@@ -1466,6 +1466,37 @@ def test_refinement_by_early_snapshots_is_what_was_measured():
     assert abs(minutes[0] + minutes[1] - minutes[2]) < 0.1
 
 
+def test_refinement_on_small_arc_tasks_is_what_was_measured():
+    runs = {name: list(seeds.values())
+            for name, seeds in stored("refine/small_arc.json")["runs"].items()}
+
+    def means(arm, *keys):
+        return [percent(mean([run[key] for run in runs[arm]])) for key in keys]
+    refined, trained = runs["refined"], ("pass1_single", "pass1", "pass2", "oracle")
+    assert table(REFINE, "| small ARC-1 tasks, 195, 8 views |") == {
+        "before": means("refined", "single_before", "pass1_before", "pass2_before",
+                        "oracle_before"),
+        "refined, without a draft": ["-", *means("refined", *(
+            f"{key}_without_draft" for key in trained[1:]))],
+        "refined, all answers": means("refined", "single_after", "pass1_after", "pass2_after",
+                                      "oracle_after"),
+        "instead, 4,100 more steps of train.py": means("more training", *trained),
+        "instead, 3,000 more steps and 32 samples": means("more training, then samples", *trained),
+    }
+    after, more, samples = ([percent(run[key]) for run in runs[arm]] for arm, key in (
+        ("refined", "pass2_after"), ("more training", "pass2"),
+        ("more training, then samples", "pass2")))
+    said = f"({after[0]} and {after[1]} refined; {more[0]} and {more[1]}; {samples[0]} and "
+    assert f"{said}{samples[1]})" in flat(REFINE)
+    near, mended, fixed, broken = (sum(run[key] for run in refined) for key in (
+        "near_misses", "near_misses_fixed", "fixed", "broken"))
+    assert f"Of {near} near misses it fixes {mended}; it fixes {fixed} answers and " in flat(REFINE)
+    assert f"breaks {broken}." in flat(REFINE)
+    score, control = (percent(mean([run[key] for run in runs[arm]])) for arm, key in (
+        ("refined", "pass2_after"), ("more training", "pass2")))
+    assert f"Small ARC-1 tasks: {score}, train.py {control}." in flat(README)
+
+
 def test_controls_of_refinement_are_what_was_measured():
     controls = {
         "as above": "main_beside_controls",
