@@ -413,6 +413,10 @@ class FromTasks(IterableDataset):
         # pairs that a view may turn into a test pair of val or test, and the keys of these
         self.risky = {p: pairs[p] for p in of_same_form(pairs, data.test_pairs)}
         self.banned = {pair_key(*pair) for pair in data.test_pairs}
+        # (pair, symmetry) that are one without recoloring
+        self.leaking = {(p, s) for p, pair in self.risky.items()
+                        for s in range(self.device_pairs.length.shape[1])
+                        if shows(self.banned, [pair], s, IDENTITY)}
         # colors that stay: without demonstrations in the document, and with
         self.fixed = [(fixed_colors(task, False), fixed_colors(task, True)) for task in tasks]
 
@@ -454,9 +458,8 @@ class FromTasks(IterableDataset):
         for u in rng.permutation(len(parts)):
             t, order = parts[u]
             s = int(rng.integers(length.shape[1]))
-            # where a turn makes a test pair of it and colors need not help, it stays unturned
-            if shows(self.banned, [self.risky[p] for p in order if p in self.risky], s, IDENTITY):
-                s = 0
+            if any((p, s) in self.leaking for p in order):
+                s = 0                          # unturned; other colors need not be found
             demos, query = order[:-1], order[-1]
             lengths = length[order, s].tolist()
             kept = fit_demos(lengths[:-1], lengths[-1], self.config.max_len)
@@ -502,7 +505,8 @@ class FromTasks(IterableDataset):
     def plan_document(self, step, i, drawn):
         """Returns the DocumentPlan of document i of a step, in random colors.
 
-        They make no pair the same as a test pair of val or test, if 8 tries find such colors.
+        They make no pair the same as a test pair of val or test. Nor do the pair's own colors,
+        which stay where 8 tries find no others.
         """
         rng = np.random.default_rng([self.config.seed, step, i])
         with_demos = len(drawn.pair_numbers) > 1

@@ -419,6 +419,14 @@ def count_shown(batch, banned):
     return found
 
 
+def times_shown(asked, learned, banned_pairs, config):
+    """Returns how often a stream of tasks shows one of the pairs, where `asked` are guarded."""
+    stream = stream_of(learned, config, rows_of(learned), asked=asked)
+    banned = {pair_key(*pair) for pair in banned_pairs}
+    return sum(count_shown(gather(stream.device_pairs, step.documents), banned)
+               for step in stream.steps(0, 0))
+
+
 @pytest.mark.parametrize("symmetries", [False, True])
 def test_no_recolored_pair_is_a_test_pair_of_val_or_test(symmetries):
     """A demonstration may become one, cell for cell, when it is turned and recolored."""
@@ -426,14 +434,8 @@ def test_no_recolored_pair_is_a_test_pair_of_val_or_test(symmetries):
     learned = [task._replace(test=[]), make_task("b", "70 > 07; 02 > 20", "030 > 300")]
     config = Config(demos=0, task_embed=True, max_len=64, max_answer=30, batch_tokens=256,
                     max_steps=100, symmetries=symmetries)
-
-    def times_shown(asked):
-        stream = stream_of(learned, config, rows_of(learned), asked=asked)
-        banned = {pair_key(*pair) for pair in task.test}
-        return sum(count_shown(gather(stream.device_pairs, step.documents), banned)
-                   for step in stream.steps(0, 0))
-    assert times_shown([]) > 20
-    assert times_shown(task.test) == 0
+    assert times_shown([], learned, task.test, config) > 20
+    assert times_shown(task.test, learned, task.test, config) == 0
 
 
 @pytest.mark.parametrize("demonstration, query, colors", [
@@ -445,14 +447,8 @@ def test_no_turned_pair_is_a_test_pair_where_colors_cannot_help(demonstration, q
     learned = [task._replace(test=[])]
     config = Config(demos=0, task_embed=True, max_len=64, max_answer=30, batch_tokens=64,
                     max_steps=50, symmetries=True, colors=colors)
-
-    def times_shown(asked):
-        stream = stream_of(learned, config, rows_of(learned), asked=asked)
-        banned = {pair_key(*pair) for pair in task.test}
-        return sum(count_shown(gather(stream.device_pairs, step.documents), banned)
-                   for step in stream.steps(0, 0))
-    assert times_shown([]) > 20
-    assert times_shown(task.test) == 0
+    assert times_shown([], learned, task.test, config) > 20
+    assert times_shown(task.test, learned, task.test, config) == 0
 
 
 def same_arrays(a, b):
