@@ -719,6 +719,10 @@ SCORED = {                                     # record: labels of its row, and 
                    "`arc1_best.py`, seed 1, 32 views, 32 samples"),
     "best_seed2": ("rope3d, `arc1_best.py`, seed 2",
                    "`arc1_best.py`, seed 2, 32 views, 32 samples"),
+    "best_seed3": ("rope3d, `arc1_best.py`, seed 3",
+                   "`arc1_best.py`, seed 3, 32 views, 32 samples"),
+    "human_seed1": ("rope3d, `arc1_human.py`, seed 1",
+                    "`arc1_human.py`, seed 1, 32 views, 32 samples"),
     "best_88000_seed1": ("the same, 88,000 steps, seed 1",
                          "the same, 88,000 steps, seed 1, 80 views"),
     "best_88000_seed2": ("the same, 88,000 steps, seed 2",
@@ -735,12 +739,12 @@ SCORED = {                                     # record: labels of its row, and 
 }
 
 
-BEST_SEEDS = 1, 2                              # of arc1_best.py
 ARC2_ROW = "**nanoARC, rope3d, `arc2.py`, seed 1**"
 
 
-def best_runs():
-    return [stored_test(f"arc1/best_seed{seed}.jsonl") for seed in BEST_SEEDS]
+def runs_of(name):
+    """Returns what each seed of arc1_best.py ("best") or arc1_human.py ("human") scored."""
+    return [stored_test(f"arc1/{run}.jsonl") for run in SCORED if run.startswith(f"{name}_seed")]
 
 
 @pytest.mark.parametrize("name", SCORED)
@@ -777,12 +781,13 @@ def test_arc2_is_what_was_measured():
 def test_what_samples_gave_the_long_run_is_what_was_measured():
     """Means of two seeds, and the standard error of their difference over tasks."""
     shorter = [stored_test(f"arc1/best_88000_seed{seed}.jsonl") for seed in (1, 2)]
-    longer = best_runs()[:2]
+    longer = runs_of("best")[:2]
 
     def means(key):
         return [100 * mean([run[key] for run in runs]) for runs in (longer, shorter)]
     score, before = means("pass2")
-    said = f"it has {score:.2f}, difference {score - before:.1f}, standard error over tasks"
+    said = (f"it has {score:.2f} (seeds 1, 2), difference {score - before:.1f}, "
+            "standard error over tasks")
     assert said in flat(ARC1)
     votes, votes_before = means("pass2_by_votes")
     assert f"({votes:.1f} against {votes_before:.1f})" in flat(ARC1)
@@ -874,17 +879,17 @@ def test_scores_on_the_front_page_are_what_was_measured():
         minutes = re.match(r"([\d.]+) minutes", row[2])[1]
         return re.match(r"\*\*[\d.]+\*\*", row[1])[0], float(minutes)
     rows = table(README, "| system | parameters | ARC-1 |")
-    best = f"**{percent(mean([run['pass2'] for run in best_runs()]))}**"
-    best_minutes = mean([score_and_hours(f"rope3d, `arc1_best.py`, seed {seed}")[1]
-                         for seed in BEST_SEEDS])
-    human, human_minutes = score_and_hours("rope3d, `arc1_25min.py`")
+    seeds = {name: [score_and_hours(label)[1] for run, (label, _) in SCORED.items()
+                    if run.startswith(f"{name}_seed")] for name in ("best", "human")}
+    best, human = (percent(mean([run["pass2"] for run in runs_of(name)])) for name in seeds)
+    best_minutes, human_minutes = map(mean, seeds.values())
     shorter, shorter_minutes = score_and_hours("rope3d, `arc1_11min.py`")
     shortest, shortest_minutes = score_and_hours("rope3d, `arc1.py`")
     cells = table(ARC1, "| system | parameters | pass@2 | one view")[ARC2_ROW]
     arc2, arc2_minutes = cells[1], float(cells[-1].split()[0])
     for label, score, minutes in (
-            ("**nanoARC, synthetic pairs too**", best, [best_minutes]),
-            ("**nanoARC, human-made tasks**", human, [human_minutes]),
+            ("**nanoARC, synthetic pairs too**", f"**{best}**", [best_minutes]),
+            ("**nanoARC, human-made tasks**", f"**{human}**", [human_minutes]),
             ("**nanoARC, 11 and 6 minutes**", f"{shorter}, {shortest}",
              [shorter_minutes, shortest_minutes])):
         if label.endswith("synthetic pairs too**"):
@@ -893,25 +898,28 @@ def test_scores_on_the_front_page_are_what_was_measured():
         hours = ", ".join(f"{m / 60 + 1e-9:.2f}" for m in minutes)
         assert rows[label][1] == score and rows[label][3] == hours
     first = flat(README.split("```")[0])
-    scores = ", ".join(percent(run["pass2"]) for run in best_runs())
-    assert f"{best[:-2]} % of ARC-1's public evaluation set in {best_minutes:.0f} minutes" in first
-    assert f"seeds 1 and 2: {scores};" in first
-    assert f"another run, human-made tasks: {human.strip('*')} %)" in first
+    scores = ", ".join(percent(run["pass2"]) for run in runs_of("best"))
+    assert f"{best} % of ARC-1's public evaluation set in {best_minutes:.0f} minutes" in first
+    assert f"seeds 1 to {len(runs_of('best'))}: {scores}, with" in first
+    assert f"human-made tasks alone: {human} %)" in first
     said = f"{arc2[:-2]} % of ARC-2's** in {arc2_minutes:.0f} (one seed)"
     assert said in first
 
 
 def test_what_the_leak_guard_dropped_is_what_was_recorded():
     dropped = {name: len(stored(f"arc1/{name}.config.json")["dropped"])
-               for name in ("best_seed1", "rearc_75000", "rope3d_40000", "rope3d_66000")}
+               for name in ("best_seed1", "human_seed1", "rearc_75000", "rope3d_40000",
+                            "rope3d_66000")}
     assert dropped["rope3d_40000"] == dropped["rope3d_66000"]
-    best, with_re_arc, without = (dropped[name] for name in list(dropped)[:3])
+    best, human, with_re_arc, without = list(dropped.values())[:4]
     arc2 = stored("arc2/best_seed1.config.json")["dropped"]
-    score = percent(mean([run["pass2"] for run in best_runs()]))
-    said = f"dropped {best} training tasks for {score}, {len(arc2)} for 10.0, else {without}"
+    scores = [percent(mean([run["pass2"] for run in runs_of(name)]))
+              for name in ("best", "human")]
+    said = (f"dropped {best} training tasks for {scores[0]}, {human} for {scores[1]}, "
+            f"{len(arc2)} for 10.0, else {without}")
     assert said in flat(README)
     assert f"The leak guard dropped {without} tasks; with re-ARC {with_re_arc}" in flat(ARC1)
-    assert f"with the tasks of ARC-2's evaluation set {best}." in flat(ARC1)
+    assert f"with the tasks of ARC-2's evaluation set {best}, without re-ARC {human}." in flat(ARC1)
 
 
 def test_levers_at_equal_steps_are_what_was_measured():
