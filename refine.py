@@ -35,11 +35,11 @@ from arc.task import Query, Task, known_pairs
 from arc.views import IDENTITY, SYMMETRIES, fixed_colors
 from engine.batches import Generated, TrainingStep, trained_pairs, training_stream
 from engine.checkpoints import (MAY_CHANGE, as_trained, check_trained_on, differing,
-                                load_checkpoint, rebuild, snapshot_name, task_rows)
+                                load_checkpoint, rebuild, snapshot_name, task_rows, trained_keys)
 from engine.optim import Optimizer, averaged
 from engine.predict import Predictor, known_queries, make_queries
-from engine.runs import (Log, Run, announce, check_folder, clock, code_lines, command_line,
-                         resumed_at, set_up, solving_folder, take_folder, write_config)
+from engine.runs import (Log, Run, announce, check_folder, clock, command_line, resumed_at, set_up,
+                         solving_folder, take_folder, write_config)
 from model import GPT, ModelConfig
 from train import fit
 
@@ -64,7 +64,6 @@ def main(argv=None):
     # ---- data
     data = load_data(config)
     data.lines.extend(canvas_lines(data.val + data.test, base["model_config"]["canvas"]))
-    data.lines.extend(code_lines(config, base, checkpoint))
     row_of = task_rows(base["task_ids"], data.train + data.val + data.test)
     check_trained_on(config, data.val + data.test, row_of)
     tasks = [] if config.eval_only else tasks_to_draft(config, data, base["path"])
@@ -77,7 +76,7 @@ def main(argv=None):
     drafters = {} if config.eval_only or stored else drafting_networks(drafter, base)
     fresh = None if config.eval_only else training_stream(config, data, row_of, device)
     take_folder(config)                        # set-up succeeded
-    announce(data, run.model, log, machine)
+    announce(data, run.model, log, machine, base, checkpoint)
     log(f"base network: {base['path']}, step {base['step']}; to step {end} of "
         f"{config.batch_tokens} tokens, {config.optimizer}, learning rate {config.learning_rate}, "
         f"seed {config.seed}"
@@ -87,6 +86,7 @@ def main(argv=None):
     metrics, attempts, base_attempts = {}, {}, {}
     write_config(log, config, given, machine, argv, canvas=refiner.canvas, data=run.data)
     if not config.eval_only:
+        run.trained = trained_keys(fresh.trained, tasks, base)
         run.extra["drafts"] = stored or make_drafts(drafters, tasks, config, log)
         drafts = Drafts(run.extra["drafts"], tasks, banned_keys(config, data), drafter)
         queries = known_queries(data.val, config)

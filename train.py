@@ -30,15 +30,16 @@ from arc.sources import canvas_for, canvas_lines, check_canvas, fingerprint, loa
 from engine import ranks
 from engine.batches import IGNORE, Batch, gather, pack, send, training_stream
 from engine.checkpoints import (as_trained, check_same_network, check_trained_on, load_checkpoint,
-                                model_config, rebuild, snapshot_name, start_from, task_rows)
+                                model_config, rebuild, snapshot_name, start_from, task_rows,
+                                trained_keys)
 from engine.cuda_graphs import GraphedStep
 from engine.devices import autocast, check_memory, is_compiled, n_workers
 from engine.llama import check_llama, load_llama
 from engine.optim import Optimizer, averaged, check_gradients, learning_rate
 from engine.predict import Predictor, known_queries
-from engine.runs import (Log, Progress, Run, announce, check_folder, clock, code_lines,
-                         command_line, interruptible, resumed_at, set_up, solving_folder,
-                         take_folder, write_config)
+from engine.runs import (Log, Progress, Run, announce, check_folder, clock, command_line,
+                         interruptible, resumed_at, set_up, solving_folder, take_folder,
+                         write_config)
 from model import GPT
 
 
@@ -59,7 +60,6 @@ def main(argv=None):
     task_ids = [(task.id, task_key(task)) for task in data.train] if config.task_embed else []
     row_of = task_rows(task_ids, data.train + data.val + data.test)    # {task id: its row}
     canvas = choose_canvas(config, data, checkpoint)
-    data.lines.extend(code_lines(config, checkpoint))
 
     # ---- model and optimizer
     sizes = model_config(config, canvas, len(task_ids) + 1 if task_ids else 0)
@@ -79,9 +79,10 @@ def main(argv=None):
 
     # ---- fit
     stream = training_stream(config, data, row_of, device)     # step i follows from (seed, i)
+    run.trained = trained_keys(stream.trained, [], checkpoint)    # so that later runs can tell
     predictor = Predictor(model, config, row_of, device, log)    # teacher forcing, decoding
     take_folder(config)                        # set-up succeeded: only now files change
-    announce(data, model, log, machine)
+    announce(data, model, log, machine, checkpoint)
     log(f"steps: {config.max_steps} of {config.batch_tokens} tokens, {config.optimizer}, learning "
         f"rate {config.learning_rate}, seed {config.seed}; results in {config.out_dir}/"
         + (resumed_at(run.step, data) if run.step else ""))
@@ -350,11 +351,10 @@ def solve(config, given, device, machine, argv):
     row_of = task_rows(checkpoint["task_ids"], data.test)
     check_trained_on(config, data.test, row_of)
     model = rebuild(checkpoint, device)
-    data.lines.extend(code_lines(config, checkpoint))
     check_folder(config)
     take_folder(config)
     log = Log(config.out_dir)
-    announce(data, model, log, machine)
+    announce(data, model, log, machine, checkpoint)
     write_config(log, config, given, machine, argv, canvas=canvas)
     predictor = Predictor(model, config, row_of, device, log)
     metrics, attempts = predict_and_score(predictor, data.test, checkpoint["step"])

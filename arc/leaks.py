@@ -26,6 +26,11 @@ def pair_key(grid, answer):
     return digest(b"|".join(parts)).digest()
 
 
+def key_text(pair):
+    """Returns a pair's key as text, for checkpoints."""
+    return pair_key(*pair).hex()
+
+
 def form_key(grid, answer):
     """Returns a hash of a pair that does not change when the pair is turned, mirrored or recolored.
 

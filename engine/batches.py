@@ -280,6 +280,7 @@ def end_with(parent):
 class Generated:
     """`oned` without end: the tasks of step i are drawn for step i, and none is stored."""
     TRIES = 10000                              # tasks rejected in one step before it gives up
+    trained = ()                               # pairs of files
 
     def __init__(self, config, families, banned, name="train"):
         self.config, self.families, self.banned, self.name = config, families, banned, name
@@ -408,6 +409,7 @@ class FromTasks(IterableDataset):
         if not pairs:
             reason = f"; holdout = {config.holdout!r} keeps all back" if config.holdout else ""
             raise UserError(f"no training pair is left{reason}")
+        self.trained = pairs                   # every pair that it may show
         self.device_pairs = Pairs(pairs, SYMMETRIES if config.symmetries else 1).to(device)
         self.check_lengths(data.lines)
         # pairs that a view may turn into a test pair of val or test, and the keys of these

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from arc.leaks import task_key
+from arc.leaks import key_text, task_key
+from arc.task import known_pairs
 from arc.views import SYMMETRIES
 from config import Config, UserError
 from model import GPT, ModelConfig
@@ -62,11 +63,12 @@ def load_checkpoint(path, network="GPT", cure="train first, or name one with --i
 
 # the parts of every checkpoint and their types
 CONTENT = dict(config=dict, model_config=dict, task_ids=list, step=int, seconds=float, data=str,
-               model=dict, versions=dict)
+               model=dict, versions=dict, trained=list)
 
 
 def check_content(checkpoint):
     """ValueError, or another, where a checkpoint's dict is not what Run.save writes."""
+    checkpoint.setdefault("trained", [])       # older ones do not tell
     for key, kind in CONTENT.items():
         if not isinstance(checkpoint.get(key), kind):
             raise ValueError(f"{key} is no {kind.__name__}")
@@ -150,6 +152,15 @@ def rebuild(checkpoint, device="cpu"):
     model = GPT(ModelConfig(**checkpoint["model_config"]))
     model.load_state_dict(checkpoint["model"])
     return model.to(device).eval()
+
+
+def trained_keys(pairs, tasks, checkpoint):
+    """Returns the keys of pairs, of tasks' pairs, and of what a checkpoint's run trained on.
+
+    Checkpoints hold them, as a task is no test of a network that saw its answer in an earlier run.
+    """
+    known = [*pairs, *(pair for task in tasks for pair in known_pairs(task))]
+    return sorted({*map(key_text, known), *(checkpoint["trained"] if checkpoint else [])})
 
 
 def start_from(model, task_ids, checkpoint, path):

@@ -26,7 +26,8 @@ import numpy as np
 import torch
 
 from arc.files import append_line, whole_file, write_error, write_json, write_text
-from arc.sources import file_hashes
+from arc.leaks import key_text
+from arc.sources import file_hashes, first_of
 from config import UserError, load_config
 from engine import ranks
 from engine.checkpoints import KIND, MAY_CHANGE, check_same_network, differing
@@ -132,10 +133,13 @@ def set_up(argv):
     return config, given, device, f"{device.type} ({why}{describe_step(config, device)})"
 
 
-def announce(data, model, log, machine):
-    """Logs the device, what is trained on and judged on, and the size of the network."""
+def announce(data, model, log, machine, *checkpoints):
+    """Logs the device, what is trained on and judged on, and the size of the network.
+
+    checkpoints: those that weights come from, or None.
+    """
     log(f"device: {machine}; torch {torch.__version__}")
-    for line in data.lines:
+    for line in data.lines + checkpoint_lines(model.config, data.val + data.test, *checkpoints):
         log(line)
     network, tables = model.count_parameters()
     log(f"model: {network:,} parameters and {tables:,} in embedding tables; encoding "
@@ -218,8 +222,11 @@ def code_hash(config):
     return digest.hexdigest()[:12]
 
 
-def code_lines(config, *checkpoints):
-    """Returns the lines of the log that say how code changed since the checkpoints."""
+def checkpoint_lines(config, tasks, *checkpoints):
+    """Returns what the log says of checkpoints: code that changed since, and tasks they know.
+
+    config: one with the name of the encoding. tasks: those of val and test.
+    """
     checkpoints = [found for found in checkpoints if found]
     lines = [f"note: the checkpoint has knobs that this code lacks: {', '.join(found['lacking'])}"
              for found in checkpoints if found["lacking"]]
@@ -228,6 +235,12 @@ def code_lines(config, *checkpoints):
         lines.append("note: a file that decides how the network learns, or its encoding, changed "
                      "since the checkpoint; if more than words changed, this is another network, "
                      "or another run")
+    # the leak guard looks at what this run trains on; an earlier one may have seen the answers
+    trained = {key for found in checkpoints for key in found["trained"]}
+    known = {task.id for task in tasks if any(key_text(pair) in trained for pair in task.test)}
+    if known:
+        lines.append(f"note: the checkpoint was trained on test pairs of {len(known)} tasks of val "
+                     f"or test, so their score says nothing of new ones: {first_of(sorted(known))}")
     return lines
 
 
@@ -314,6 +327,7 @@ class Run:
         # checkpoints of an older run, which the first of this one replaces
         older = Path(config.out_dir).glob("*.pt") if config.overwrite else ()
         self.replaces = [path for path in older if path.is_file()]
+        self.trained = []                      # the `trained_keys` of this run and earlier ones
         self.extra = {}                        # what else a checkpoint holds, for refine.py
         self.agree = ranks.Agreement()         # on the number of a signal, where ranks are several
         self.versions = versions(config)       # of the start: files may be edited during a run
@@ -330,7 +344,7 @@ class Run:
             kind=KIND, network=type(self.model).__name__, config=dataclasses.asdict(self.config),
             model_config=dataclasses.asdict(self.model.config), task_ids=self.task_ids,
             step=self.step, best=self.best, seconds=self.seconds, versions=self.versions,
-            data=self.data, **self.extra)
+            data=self.data, trained=self.trained, **self.extra)
         if training:
             weights = self.model.state_dict()
             state["training"] = {key: value.detach().clone() for key, value in weights.items()}

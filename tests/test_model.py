@@ -23,7 +23,7 @@ from conftest import (TINY, batch_of, filled_model, flags, flip_tasks, grid, mak
 from engine.optim import Optimizer
 from engine.predict import Predictor, known_queries, make_queries
 from engine.checkpoints import KIND, check_same_network, load_checkpoint, rebuild, task_rows
-from engine.runs import Log, Run, code_lines
+from engine.runs import Log, Run, checkpoint_lines
 from model import GPT, Cache, generate
 from positions.index import ENCODINGS, build
 
@@ -555,7 +555,7 @@ def test_a_knob_that_is_no_more_does_not_spoil_a_checkpoint(tmp_path):
     torch.save(found, path)
     found = load_checkpoint(path)
     assert found["config"] == own
-    (line,) = [line for line in code_lines(Config(), found) if "lacks" in line]
+    (line,) = [line for line in checkpoint_lines(Config(), [], found) if "lacks" in line]
     assert line.endswith("knobs that this code lacks: a_knob_of_then")
 
 

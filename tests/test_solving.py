@@ -144,3 +144,40 @@ def test_eval_only_leaves_the_config_of_the_run_alone(tmp_path):
     assert metrics["times_scored"] == 2
     assert (tmp_path / "run" / "config.json").read_bytes() == written
     assert json.loads((tmp_path / "run" / "eval.json").read_text())["eval_only"]
+
+
+def test_a_network_that_saw_the_answers_says_so(run, tmp_path, monkeypatch):
+    """However often it is trained further; the leak guard of a run knows its own data alone."""
+    def tasks_named(name, count, seed):
+        tasks = flip_tasks(count, seed=seed)
+        tasks = [task._replace(id=f"{name}{i}") for i, task in enumerate(tasks)]
+        return write_tasks(tmp_path / f"{name}.json", tasks)
+    seen, new, other = (tasks_named(*of) for of in (("seen", 3, 0), ("new", 4, 1), ("other", 5, 2)))
+
+    def said(folder, name="log.txt"):
+        lines = (tmp_path / folder / name).read_text().splitlines()
+        return [line for line in lines if "trained on test pairs" in line]
+    run(train=seen, val="", test=new, out="first")
+    run(eval_only=True, tasks=seen, out="first")
+    assert said("first") == []
+    note = ("note: the checkpoint was trained on test pairs of 3 tasks of val or test, so their "
+            "score says nothing of new ones: seen0 seen1 seen2")
+    assert said("first/seen") == [note]
+
+    start = tmp_path / "first" / "ckpt.pt"
+    run(train=other, val="", test=seen, out="second", init_from=start)
+    assert said("second") == [note]
+    run(train=other, val="", test=seen, out="second", resume=True)
+    assert said("second") == [note, note]
+    run(train=other, val="", test=new, out="third", init_from=tmp_path / "second" / "ckpt.pt")
+    assert said("third") == []
+    run(eval_only=True, tasks=seen, out="third")
+    assert said("third/seen") == [note]
+
+    monkeypatch.chdir(ROOT)                    # refinement trains on what it drafts, too
+    knobs = {**TINY, "train": other, "val": "", "test": new, "out_dir": tmp_path / "base",
+             "max_steps": 100, "refine_train": seen, "refine_steps": 2}
+    train.main(flags(**knobs))
+    refine.main(flags(**knobs))
+    refine.main(flags(**{**knobs, "eval_only": True, "tasks": seen}))
+    assert said("base/refine") == [] and said("base/refine/seen") == [note]
