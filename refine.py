@@ -38,7 +38,7 @@ from engine.checkpoints import (MAY_CHANGE, as_trained, check_trained_on, differ
                                 load_checkpoint, rebuild, snapshot_name, task_rows, trained_keys)
 from engine.optim import Optimizer, averaged
 from engine.predict import Predictor, known_queries, make_queries
-from engine.runs import (Log, Run, announce, check_folder, clock, command_line, resumed_at, set_up,
+from engine.runs import (Log, Run, announce, check_folder, clock, command_line, set_up,
                          solving_folder, take_folder, write_config)
 from model import GPT, ModelConfig
 from train import fit
@@ -80,7 +80,7 @@ def main(argv=None):
     log(f"base network: {base['path']}, step {base['step']}; to step {end} of "
         f"{config.batch_tokens} tokens, {config.optimizer}, learning rate {config.learning_rate}, "
         f"seed {config.seed}"
-        + (resumed_at(run.step, data) if config.resume else ""))
+        + (f"; resumed at step {run.step}" if config.resume else ""))
 
     # ---- fit, on drafts and without in turn
     metrics, attempts, base_attempts = {}, {}, {}

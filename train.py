@@ -38,8 +38,7 @@ from engine.llama import check_llama, load_llama
 from engine.optim import Optimizer, averaged, check_gradients, learning_rate
 from engine.predict import Predictor, known_queries
 from engine.runs import (Log, Progress, Run, announce, check_folder, clock, command_line,
-                         interruptible, resumed_at, set_up, solving_folder, take_folder,
-                         write_config)
+                         interruptible, set_up, solving_folder, take_folder, write_config)
 from model import GPT
 
 
@@ -85,7 +84,7 @@ def main(argv=None):
     announce(data, model, log, machine, checkpoint)
     log(f"steps: {config.max_steps} of {config.batch_tokens} tokens, {config.optimizer}, learning "
         f"rate {config.learning_rate}, seed {config.seed}; results in {config.out_dir}/"
-        + (resumed_at(run.step, data) if run.step else ""))
+        + (f"; resumed at step {run.step}" if run.step else ""))
     write_config(log, config, given, machine, argv, canvas=canvas, dropped=data.dropped,
                  data=run.data)
     known = known_queries(data.val, config)    # val's test inputs whose answers are known

@@ -244,17 +244,6 @@ def checkpoint_lines(config, tasks, *checkpoints):
     return lines
 
 
-def resumed_at(step, data):
-    """Returns what the log says of a run that goes on at a step.
-
-    With tasks from files the order of all earlier steps is drawn again: 1.4 to 2.7 ms each.
-    """
-    if not data.train:
-        return f"; resumed at step {step}"
-    return (f"; resumed at step {step}, once the order of the earlier ones is drawn again: about "
-            f"{clock(0.002 * step)}")
-
-
 def versions(config=None):
     """Returns the versions of all that decides a result; with a config also its code's hash."""
     try:

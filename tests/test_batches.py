@@ -466,9 +466,11 @@ def from_generator():
     return Generated(Config(max_steps=9), ["1d_fill"], set())
 
 
-@pytest.mark.parametrize("make", [from_files, from_generator])
-def test_steps_follow_from_their_number(make):
+@pytest.mark.parametrize("make, block", [(from_files, 4000), (from_files, 5), (from_files, 3),
+                                         (from_generator, 0)])
+def test_steps_follow_from_their_number(make, block, monkeypatch):
     """A stream that starts at step 5 goes on as one that started at step 0, whoever prepares it."""
+    monkeypatch.setattr(FromTasks, "BLOCK", block)
     stream = make()
     whole = list(stream.steps(0, 0))
     assert len(whole) == 9
@@ -478,6 +480,26 @@ def test_steps_follow_from_their_number(make):
         for a, b in zip(whole[5:], rest):
             assert same_arrays(a.documents, b.documents)
     assert not np.array_equal(whole[0].documents.colors, whole[1].documents.colors)
+
+
+def test_a_resumed_run_orders_the_steps_of_its_block_alone(monkeypatch):
+    """And each block has an order of its own, in which everything comes once before it repeats."""
+    monkeypatch.setattr(FromTasks, "BLOCK", 3)
+    filled, fill_step = [], FromTasks.fill_step
+
+    def counted(self, *args):
+        filled.append(fill_step(self, *args))
+        return filled[-1]
+    monkeypatch.setattr(FromTasks, "fill_step", counted)
+    stream = from_files()
+    assert len(list(stream.steps(0, 0))) == len(filled) == 9
+    firsts = [tuple(drawn.task_number for step in filled[b:b + 3] for drawn in step)[:6]
+              for b in (0, 3, 6)]
+    assert len(set(firsts)) == 3
+    assert all(len(set(tasks)) == 6 for tasks in firsts)
+    filled.clear()
+    assert len(list(stream.steps(7, 0))) == 2
+    assert len(filled) == 3                    # steps 6, 7, 8
 
 
 # ------------------------------------------------------------------------------------------------

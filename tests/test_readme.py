@@ -887,7 +887,7 @@ def test_scores_on_the_front_page_are_what_was_measured():
     shortest, shortest_minutes = score_and_hours("rope3d, `arc1.py`")
     cells = table(ARC1, "| system | parameters | pass@2 | one view")[ARC2_ROW]
     arc2, arc2_minutes = cells[1], float(cells[-1].split()[0])
-    for label, score, minutes in (
+    for label, scored, minutes in (
             ("**nanoARC, synthetic pairs too**", f"**{best}**", [best_minutes]),
             ("**nanoARC, human-made tasks**", f"**{human}**", [human_minutes]),
             ("**nanoARC, 11 and 6 minutes**", f"{shorter}, {shortest}",
@@ -896,7 +896,7 @@ def test_scores_on_the_front_page_are_what_was_measured():
             minutes.append(arc2_minutes)       # of the other number of that row
             assert rows[label][2] == arc2
         hours = ", ".join(f"{m / 60 + 1e-9:.2f}" for m in minutes)
-        assert rows[label][1] == score and rows[label][3] == hours
+        assert rows[label][1] == scored and rows[label][3] == hours
     first = flat(README.split("```")[0])
     scores = ", ".join(percent(run["pass2"]) for run in runs_of("best"))
     assert f"{best} % of ARC-1's public evaluation set in {best_minutes:.0f} minutes" in first

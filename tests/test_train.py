@@ -354,8 +354,7 @@ def test_resume_equals_uninterrupted(run, tmp_path, monkeypatch, optimizer, sour
     saved = checkpoint(tmp_path / "parts")["step"]
     assert saved == (3 if how == "killed" else 5)
     run(out="parts", resume=True, **knobs)
-    order = ", once the order of the earlier ones is drawn again" if source == "file" else "\n"
-    assert f"resumed at step {saved}{order}" in log_of(tmp_path / "parts")
+    assert f"resumed at step {saved}\n" in log_of(tmp_path / "parts")
     whole = checkpoint(tmp_path / "whole")
     parts = checkpoint(tmp_path / "parts")
     for key in ("training", "model", "optimizer", "step", "best", "task_ids", "model_config"):
