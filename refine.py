@@ -34,8 +34,8 @@ from arc.sources import canvas_lines, check_grid, drawer, fingerprint, load_data
 from arc.task import Query, Task, known_pairs
 from arc.views import IDENTITY, SYMMETRIES, fixed_colors
 from engine.batches import Generated, TrainingStep, trained_pairs, training_stream
-from engine.checkpoints import (MAY_CHANGE, as_trained, check_trained_on, differing,
-                                load_checkpoint, rebuild, snapshot_name, task_rows, trained_keys)
+from engine.checkpoints import (MAY_CHANGE, add_keys, as_trained, check_trained_on, differing,
+                                load_checkpoint, rebuild, snapshot_name, task_rows)
 from engine.optim import Optimizer, averaged
 from engine.predict import Predictor, known_queries, make_queries
 from engine.runs import (Log, Run, announce, check_folder, clock, command_line, set_up,
@@ -66,7 +66,7 @@ def main(argv=None):
     data.lines.extend(canvas_lines(data.val + data.test, base["model_config"]["canvas"]))
     row_of = task_rows(base["task_ids"], data.train + data.val + data.test)
     check_trained_on(config, data.val + data.test, row_of)
-    tasks = [] if config.eval_only else tasks_to_draft(config, data, base["path"])
+    tasks = [] if config.eval_only else tasks_to_draft(config, data, base)
     stored = stored_drafts(checkpoint, tasks) if config.resume else None
 
     # ---- model, optimizer, resume
@@ -86,9 +86,9 @@ def main(argv=None):
     metrics, attempts, base_attempts = {}, {}, {}
     write_config(log, config, given, machine, argv, canvas=refiner.canvas, data=run.data)
     if not config.eval_only:
-        run.trained = trained_keys(fresh.trained, tasks, base)
         run.extra["drafts"] = stored or make_drafts(drafters, tasks, config, log)
         drafts = Drafts(run.extra["drafts"], tasks, banned_keys(config, data), drafter)
+        run.trained_keys = add_keys([*fresh.pairs, *drafts.pairs], base)
         queries = known_queries(data.val, config)
         answered = [p.grid for p in drafter.predict_queries(queries)] if queries else []
         fit(run, partial(alternate, fresh, drafts),
@@ -157,7 +157,7 @@ def build_run(base, checkpoint, config, device, log, data):
 # Drafts to learn from
 
 
-def tasks_to_draft(config, data, path):
+def tasks_to_draft(config, data, base):
     """Returns tasks whose test inputs are drafted; their answers are known, their ids unique.
 
     With `refine_snapshots` early snapshots draft pairs that the base network learned later. Else
@@ -165,28 +165,26 @@ def tasks_to_draft(config, data, path):
     """
     if config.refine_snapshots:
         return trained_tasks(config, data)
-    return unseen_tasks(config, data, path)[:config.refine_tasks]
+    return unseen_tasks(config, data, base)[:config.refine_tasks]
 
 
-def unseen_tasks(config, data, path):
+def unseen_tasks(config, data, base):
     """Returns tasks whose test pairs neither the base network nor val or test holds.
 
     With `holdout` these are the pairs that train.py kept out; else tasks of refine_train. UserError
     where a pair was trained on, cell for cell: its draft would be the answer, and teach to copy.
     Recolored or turned ones may come, without holdout.
     """
-    seen = set(data.banned)
+    path, seen = base["path"], {*data.banned, *map(bytes.fromhex, base["trained_keys"])}
     if config.holdout:
         tasks = kept_out_pairs(config, data)
-        seen.update(pair_key(*pair) for task in tasks for pair in task.train)
     elif not config.demos:
         raise UserError("demos = 0: this network knows the tasks it was trained on and no other, "
                         "and all their pairs. Train it with --keep_every=N, and name early "
                         "snapshots by --refine_snapshots=N; or train it with --holdout=0/8, and "
                         "refine it with the same: the pairs held out are drafted")
     elif config.refine_train == "oned":
-        trained = {pair_key(*pair) for task in data.train for pair in known_pairs(task)}
-        stream = Generated(config, data.families, data.banned | trained, "refine")
+        stream = Generated(config, data.families, seen, "refine")
         # task n is the first document of step n of this stream, so it follows from (seed, n)
         documents = (next(stream.documents(n))[0] for n in range(config.refine_tasks))
         tasks = [Task(f"oned/refine-{n}", pairs[:-1], pairs[-1:])
@@ -335,6 +333,8 @@ class Drafts:
         """banned: keys of the pairs of val and test, which no recolored document may show."""
         self.config, self.banned = drafter.config, banned
         c = self.config
+        drafted = {n for n, _, _ in drafts}
+        self.pairs = [pair for n in sorted(drafted) for pair in known_pairs(tasks[n])]
         queries = []
         for n, i, grid in drafts:
             answer, grid = tasks[n].test[i][1], np.array(grid, np.uint8)

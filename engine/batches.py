@@ -280,7 +280,7 @@ def end_with(parent):
 class Generated:
     """`oned` without end: the tasks of step i are drawn for step i, and none is stored."""
     TRIES = 10000                              # tasks rejected in one step before it gives up
-    trained = ()                               # pairs of files
+    pairs = ()                                 # from files: none
 
     def __init__(self, config, families, banned, name="train"):
         self.config, self.families, self.banned, self.name = config, families, banned, name
@@ -393,7 +393,8 @@ class FromTasks(IterableDataset):
     change how often. Each document is under a random view. A step is filled from a window of
     documents: the oldest while it fits, then the longest that fits. Every BLOCK steps a new epoch
     begins, which follows from the seed and the step: a resumed run orders the earlier steps of its
-    block again, at 1.4 to 2.7 ms each, and builds none of them.
+    block again, at 1.4 to 2.7 ms each, and builds none of them. The first block is as it was when
+    there were no blocks.
     """
     WINDOW = 64                                # documents
     BLOCK = 4000                               # steps
@@ -411,7 +412,7 @@ class FromTasks(IterableDataset):
         if not pairs:
             reason = f"; holdout = {config.holdout!r} keeps all back" if config.holdout else ""
             raise UserError(f"no training pair is left{reason}")
-        self.trained = pairs                   # every pair that it may show
+        self.pairs = pairs                     # every one that it may show
         self.device_pairs = Pairs(pairs, SYMMETRIES if config.symmetries else 1).to(device)
         self.check_lengths(data.lines)
         # pairs that a view may turn into a test pair of val or test, and the keys of these

@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 
 from arc.leaks import key_text, task_key
-from arc.task import known_pairs
 from arc.views import SYMMETRIES
 from config import Config, UserError
 from model import GPT, ModelConfig
@@ -18,7 +17,7 @@ CALL = ("out_dir", "overwrite", "resume", "init_from", "eval_only", "tasks", "de
 MAY_CHANGE = {*CALL, "log_every", "eval_every", "keep_every", "views", "rerank_views",
               "samples", "predict_tokens", "micro_tokens"} - {"dtype"}
 
-KIND = "nanoarc checkpoint 3"
+KIND = "nanoarc checkpoint 4"
 
 
 def load_checkpoint(path, network="GPT", cure="train first, or name one with --init_from="):
@@ -63,12 +62,11 @@ def load_checkpoint(path, network="GPT", cure="train first, or name one with --i
 
 # the parts of every checkpoint and their types
 CONTENT = dict(config=dict, model_config=dict, task_ids=list, step=int, seconds=float, data=str,
-               model=dict, versions=dict, trained=list)
+               model=dict, versions=dict, trained_keys=list)
 
 
 def check_content(checkpoint):
     """ValueError, or another, where a checkpoint's dict is not what Run.save writes."""
-    checkpoint.setdefault("trained", [])       # older ones do not tell
     for key, kind in CONTENT.items():
         if not isinstance(checkpoint.get(key), kind):
             raise ValueError(f"{key} is no {kind.__name__}")
@@ -154,13 +152,13 @@ def rebuild(checkpoint, device="cpu"):
     return model.to(device).eval()
 
 
-def trained_keys(pairs, tasks, checkpoint):
-    """Returns the keys of pairs, of tasks' pairs, and of what a checkpoint's run trained on.
+def add_keys(pairs, checkpoint):
+    """Returns the keys of pairs, and of those that a checkpoint's network was trained on before.
 
     Checkpoints hold them, as a task is no test of a network that saw its answer in an earlier run.
+    Not known are pairs of generated tasks; and turned or recolored ones have other keys.
     """
-    known = [*pairs, *(pair for task in tasks for pair in known_pairs(task))]
-    return sorted({*map(key_text, known), *(checkpoint["trained"] if checkpoint else [])})
+    return sorted({*map(key_text, pairs), *(checkpoint["trained_keys"] if checkpoint else [])})
 
 
 def start_from(model, task_ids, checkpoint, path):

@@ -236,7 +236,7 @@ def checkpoint_lines(config, tasks, *checkpoints):
                      "since the checkpoint; if more than words changed, this is another network, "
                      "or another run")
     # the leak guard looks at what this run trains on; an earlier one may have seen the answers
-    trained = {key for found in checkpoints for key in found["trained"]}
+    trained = {key for found in checkpoints for key in found["trained_keys"]}
     known = {task.id for task in tasks if any(key_text(pair) in trained for pair in task.test)}
     if known:
         lines.append(f"note: the checkpoint was trained on test pairs of {len(known)} tasks of val "
@@ -316,7 +316,7 @@ class Run:
         # checkpoints of an older run, which the first of this one replaces
         older = Path(config.out_dir).glob("*.pt") if config.overwrite else ()
         self.replaces = [path for path in older if path.is_file()]
-        self.trained = []                      # the `trained_keys` of this run and earlier ones
+        self.trained_keys = []                 # of pairs that this run or an earlier one shows
         self.extra = {}                        # what else a checkpoint holds, for refine.py
         self.agree = ranks.Agreement()         # on the number of a signal, where ranks are several
         self.versions = versions(config)       # of the start: files may be edited during a run
@@ -333,7 +333,7 @@ class Run:
             kind=KIND, network=type(self.model).__name__, config=dataclasses.asdict(self.config),
             model_config=dataclasses.asdict(self.model.config), task_ids=self.task_ids,
             step=self.step, best=self.best, seconds=self.seconds, versions=self.versions,
-            data=self.data, trained=self.trained, **self.extra)
+            data=self.data, trained_keys=self.trained_keys, **self.extra)
         if training:
             weights = self.model.state_dict()
             state["training"] = {key: value.detach().clone() for key, value in weights.items()}

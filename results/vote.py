@@ -2,7 +2,8 @@
 
     python results/vote.py SUBMISSION SUBMISSION ... [--out=submission.json]
 
-A first attempt counts twice, a second one once; of equals the one of the earlier file is first.
+A first attempt counts twice, a second one once, and a grid that is both three times. Of equals the
+one of the earlier file is first.
 `python -m arc.score` scores what comes out.
 """
 import sys

@@ -278,7 +278,7 @@ def test_a_checkpoint_from_before_knobs_were_renamed_says_to_train_again(run, tm
     found = checkpoint(tmp_path / "run")
     old = {key: value for key, value in found.items() if key != "model_config"}
     torch.save({**old, "kind": "nanoarc checkpoint 1", "shape": found["model_config"]}, path)
-    message = "ckpt.pt: .*'nanoarc checkpoint 1' and not 'nanoarc checkpoint 3'; train again$"
+    message = "ckpt.pt: .*'nanoarc checkpoint 1' and not 'nanoarc checkpoint 4'; train again$"
     for knobs in ways_to_load(path).values():
         with pytest.raises(UserError, match=message) as error:
             run(**knobs)

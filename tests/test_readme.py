@@ -948,7 +948,7 @@ def test_scores_on_the_front_page_are_what_was_measured():
     scores = ", ".join(percent(run["pass2"]) for run in runs_of("best"))
     assert f"{best} % of ARC-1's public evaluation set in {best_minutes:.0f} minutes" in first
     voted = ours["**nanoARC, seeds 1 to 3 of it, their attempts voted**"][1].split("**")[1]
-    assert f"seeds 1 to {len(runs_of('best'))}: {scores}, voted {voted}; with" in first
+    assert f"seeds 1 to {len(runs_of('best'))}: {scores}, three voted {voted}; synth" in first
     assert f"Human-made tasks: {human})" in first
     said = f"{arc2[:-2]} % of ARC-2's** in {arc2_minutes:.0f} (one seed)"
     assert said in first

@@ -285,3 +285,38 @@ def test_a_published_submission_has_its_published_score(capsys, name):
     (test,) = [record for record in map(json.loads, lines) if record["kind"] == "test"]
     assert metrics["pass2"] == pytest.approx(test["pass2"]) and metrics["tasks"] == 400
     assert "without an attempt: 0 of 419 queries" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------
+# Several submissions
+
+
+def submitted(*attempts):
+    """Returns a submission of one task "t"; attempts: the two of each test input."""
+    return {"t": [dict(zip(("attempt_1", "attempt_2"), pair)) for pair in attempts]}
+
+
+def test_attempts_of_submissions_vote(tmp_path):
+    a, b, c, none = [[1]], [[2]], [[3]], [[0]]
+    files = []
+    for number, attempts in enumerate([
+            [(a, b), (a, b), (a, a), (none, none), (none, none)],
+            [(c, b), (b, c), (b, c), (none, none), (a, b)],
+            [(b, c), (c, a), (b, c), (none, none), (none, none)]]):
+        files.append(tmp_path / f"{number}.json")
+        files[-1].write_text(json.dumps(submitted(*attempts)))
+
+    def run(*names):
+        command = [sys.executable, "results/vote.py", *map(str, names), f"--out={tmp_path}/o.json"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run(*files).returncode == 0
+    # votes: a 2, b 4, c 3; each 3, the earliest first; a 3, b 4; none; placeholders do not vote
+    expected = submitted((b, c), (a, b), (b, a), (none, none), (a, b))
+    assert json.loads((tmp_path / "o.json").read_text()) == expected
+
+    shorter = tmp_path / "shorter.json"
+    shorter.write_text(json.dumps(submitted((a, b))))
+    failed = run(files[0], shorter)
+    assert failed.returncode == 1
+    assert "shorter.json answers other queries than" in failed.stderr
+    assert "python results/vote.py SUBMISSION" in run(files[0]).stderr

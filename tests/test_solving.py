@@ -181,3 +181,5 @@ def test_a_network_that_saw_the_answers_says_so(run, tmp_path, monkeypatch):
     refine.main(flags(**knobs))
     refine.main(flags(**{**knobs, "eval_only": True, "tasks": seen}))
     assert said("base/refine") == [] and said("base/refine/seen") == [note]
+    with pytest.raises(UserError, match=r"task seen\d has a query that this network trained"):
+        refine.main(flags(**{**knobs, "out_dir": tmp_path / "third", "max_steps": 2}))

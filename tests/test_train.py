@@ -752,7 +752,7 @@ def test_a_checkpoint_holds_what_the_run_was(run, tmp_path):
     run(seed=3)
     folder = tmp_path / "run"
     found, best = checkpoint(folder), checkpoint(folder, "best.pt")
-    assert (found["kind"], found["network"]) == ("nanoarc checkpoint 3", "GPT")
+    assert (found["kind"], found["network"]) == ("nanoarc checkpoint 4", "GPT")
     assert (found["config"]["seed"], found["step"]) == (3, 2)
     assert found["model_config"]["canvas"] == 16
     assert {"torch", "numpy", "python", "schedulefree", "commit"} <= set(found["versions"])
