@@ -280,7 +280,7 @@ def end_with(parent):
 class Generated:
     """`oned` without end: the tasks of step i are drawn for step i, and none is stored."""
     TRIES = 10000                              # tasks rejected in one step before it gives up
-    pairs = ()                                 # from files: none
+    pairs = ()                                 # generated ones are not kept
 
     def __init__(self, config, families, banned, name="train"):
         self.config, self.families, self.banned, self.name = config, families, banned, name
@@ -393,8 +393,7 @@ class FromTasks(IterableDataset):
     change how often. Each document is under a random view. A step is filled from a window of
     documents: the oldest while it fits, then the longest that fits. Every BLOCK steps a new epoch
     begins, which follows from the seed and the step: a resumed run orders the earlier steps of its
-    block again, at 1.4 to 2.7 ms each, and builds none of them. The first block is as it was when
-    there were no blocks.
+    block again, at 1.4 to 2.7 ms each, and builds none of them.
     """
     WINDOW = 64                                # documents
     BLOCK = 4000                               # steps

@@ -88,6 +88,7 @@ def check_content(checkpoint):
     if n_tasks != (len(checkpoint["task_ids"]) + 1 if checkpoint["task_ids"] else 0):
         raise ValueError(f"{len(checkpoint['task_ids'])} tasks for a table of {n_tasks} rows")
     {(name, key) for name, key in checkpoint["task_ids"]}    # pairs that can be looked up
+    bytes.fromhex("".join(checkpoint["trained_keys"]))
     with torch.device("meta"):
         expected = GPT(ModelConfig(**checkpoint["model_config"])).state_dict()
     for part in ("model", "training"):
