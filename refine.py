@@ -34,8 +34,8 @@ from arc.sources import canvas_lines, check_grid, drawer, fingerprint, load_data
 from arc.task import Query, Task, known_pairs
 from arc.views import IDENTITY, SYMMETRIES, fixed_colors
 from engine.batches import Generated, TrainingStep, trained_pairs, training_stream
-from engine.checkpoints import (MAY_CHANGE, add_keys, as_trained, check_trained_on, differing,
-                                load_checkpoint, rebuild, snapshot_name, task_rows)
+from engine.checkpoints import (MAY_CHANGE, as_trained, check_trained_on, differing,
+                                keys_trained_on, load_checkpoint, rebuild, snapshot_name, task_rows)
 from engine.optim import Optimizer, averaged
 from engine.predict import Predictor, known_queries, make_queries
 from engine.runs import (Log, Run, announce, check_folder, clock, command_line, set_up,
@@ -88,7 +88,7 @@ def main(argv=None):
     if not config.eval_only:
         run.extra["drafts"] = stored or make_drafts(drafters, tasks, config, log)
         drafts = Drafts(run.extra["drafts"], tasks, banned_keys(config, data), drafter)
-        run.trained_keys = add_keys([*fresh.pairs, *drafts.pairs], base)
+        run.trained_keys = keys_trained_on([*fresh.pairs, *drafts.pairs], base)
         queries = known_queries(data.val, config)
         answered = [p.grid for p in drafter.predict_queries(queries)] if queries else []
         fit(run, partial(alternate, fresh, drafts),
@@ -169,7 +169,7 @@ def tasks_to_draft(config, data, base):
 
 
 def unseen_tasks(config, data, base):
-    """Returns tasks whose test pairs neither the base network nor val or test holds.
+    """Returns tasks whose test pairs neither val nor test holds, nor what the base network learned.
 
     With `holdout` these are the pairs that train.py kept out; else tasks of refine_train. UserError
     where a pair was trained on, cell for cell: its draft would be the answer, and teach to copy.

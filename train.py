@@ -29,7 +29,7 @@ from arc.score import attempts_by_votes, submission
 from arc.sources import canvas_for, canvas_lines, check_canvas, fingerprint, load_data
 from engine import ranks
 from engine.batches import IGNORE, Batch, gather, pack, send, training_stream
-from engine.checkpoints import (add_keys, as_trained, check_same_network, check_trained_on,
+from engine.checkpoints import (as_trained, check_same_network, check_trained_on, keys_trained_on,
                                 load_checkpoint, model_config, rebuild, snapshot_name, start_from,
                                 task_rows)
 from engine.cuda_graphs import GraphedStep
@@ -78,7 +78,7 @@ def main(argv=None):
 
     # ---- fit
     stream = training_stream(config, data, row_of, device)     # step i follows from (seed, i)
-    run.trained_keys = add_keys(stream.pairs, checkpoint)      # so that later runs can tell
+    run.trained_keys = keys_trained_on(stream.pairs, checkpoint)      # so that later runs can tell
     predictor = Predictor(model, config, row_of, device, log)    # teacher forcing, decoding
     take_folder(config)                        # set-up succeeded: only now files change
     announce(data, model, log, machine, checkpoint)

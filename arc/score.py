@@ -135,6 +135,11 @@ def submission(tasks, attempts):
 # A submission that was written before
 
 
+def is_empty(grids):
+    """Returns whether a row of `read_submission` is no attempt; `submission` then writes [[0]]."""
+    return all(grid is None or grid.tolist() == [[0]] for grid in grids)
+
+
 def read_submission(path):
     """Returns {task id: [[grid, grid] of each test input]}; None where there is no attempt."""
     raw, where, found = read_json(path), plain(path), {}
@@ -174,9 +179,7 @@ def main(argv=None):
     if found and not asked.keys() & found.keys():
         raise UserError(f"{argv[0]} answers none of the tasks of {argv[1]}: another file?")
     queries = [(name, i) for name, count in asked.items() for i in range(count)]
-    # `submission` writes [[0]] twice where there is no attempt
-    missing = [query for query in queries if all(grid is None or grid.tolist() == [[0]]
-                                                 for grid in attempts.get(query, []))]
+    missing = [query for query in queries if is_empty(attempts.get(query, []))]
     not_asked = [plain(name) for name, rows in found.items() if len(rows) > asked.get(name, -1)]
     lines += [f"{name}: {metrics[name]:.4f}" for name in ("pass1", "pass2") if name in metrics]
     lines += [f"scored: {metrics['tasks']} of {len(tasks)} tasks, those whose answers are known",

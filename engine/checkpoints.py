@@ -153,7 +153,7 @@ def rebuild(checkpoint, device="cpu"):
     return model.to(device).eval()
 
 
-def add_keys(pairs, checkpoint):
+def keys_trained_on(pairs, checkpoint):
     """Returns the keys of pairs, and of those that a checkpoint's network was trained on before.
 
     Checkpoints hold them, as a task is no test of a network that saw its answer in an earlier run.

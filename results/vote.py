@@ -3,18 +3,15 @@
     python results/vote.py SUBMISSION SUBMISSION ... [--out=submission.json]
 
 A first attempt counts twice, a second one once, and a grid that is both three times. Of equals the
-one of the earlier file is first.
-`python -m arc.score` scores what comes out.
+one of the earlier file is first. `python -m arc.score` scores what comes out.
 """
 import sys
 
 from runs import command_line, read_command
 from arc.files import write_json
-from arc.score import Prediction, attempts_by_votes, read_submission, submission
+from arc.score import Prediction, attempts_by_votes, is_empty, read_submission, submission
 from arc.task import Task
 from config import UserError
-
-NO_ATTEMPT = [[[0]], [[0]]]                    # what `submission` writes where there is none
 
 
 def vote_submissions(submissions):
@@ -22,9 +19,10 @@ def vote_submissions(submissions):
     predictions = []
     for number, found in enumerate(submissions):
         for name, rows in found.items():
-            for i, (first, second) in enumerate(rows):
-                if NO_ATTEMPT == [grid is not None and grid.tolist() for grid in (first, second)]:
+            for i, grids in enumerate(rows):
+                if is_empty(grids):
                     continue
+                first, second = grids
                 votes = [(first, 2 * number), (first, 2 * number), (second, 2 * number + 1)]
                 predictions += [Prediction(name, i, order, grid, 0.0) for grid, order in votes]
     tasks = [Task(name, [], rows) for name, rows in submissions[0].items()]

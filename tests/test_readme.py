@@ -788,15 +788,10 @@ def test_voted_attempts_are_what_was_measured(monkeypatch):
 
     def scores(chosen):
         """Returns {task id: score} of their vote, and the share of tasks that some attempt has."""
-        voted, right, some = vote.vote_submissions(chosen), {}, []
-        for name, task in tasks.items():
-            answers = [pair["output"] for pair in task["test"]]
-            right[name] = mean([answer in row.values()
-                                for answer, row in zip(answers, voted[name], strict=True)])
-            tried = [[grid.tolist() for run in chosen for grid in run[name][i]]
-                     for i in range(len(answers))]
-            some.append(mean([answer in grids for answer, grids in zip(answers, tried)]))
-        return right, mean(some)
+        tried = {name: [dict(enumerate(grid.tolist() for run in chosen for grid in run[name][i]))
+                        for i in range(len(task["test"]))] for name, task in tasks.items()}
+        voted = vote.vote_submissions(chosen)
+        return scores_of(voted, tasks), mean(scores_of(tried, tasks).values())
 
     def without(right):
         return mean([value for name, value in right.items() if name != "070dd51e"])
@@ -909,9 +904,13 @@ def rescored(name, tasks):
     """Returns {task id: score} of a stored submission."""
     answers = json.loads((Path(os.environ["ARC_DATA"]) / f"{tasks}.json").read_text())
     with gzip.open(RESULTS / f"{name}.submission.json.gz") as file:
-        submitted = json.load(file)
+        return scores_of(json.load(file), answers)
+
+
+def scores_of(submitted, tasks):
+    """Returns {task id: score} of a submission. tasks: {task id: task} as ARC's JSON has them."""
     scores = {}
-    for task_id, task in answers.items():
+    for task_id, task in tasks.items():
         pairs = zip(task["test"], submitted[task_id], strict=True)
         scores[task_id] = mean([pair["output"] in attempt.values() for pair, attempt in pairs])
     return scores
