@@ -724,6 +724,10 @@ SCORED = {                                     # record: labels of its row, and 
                    "`arc1_best.py`, seed 3, 32 views, 32 samples"),
     "human_seed1": ("rope3d, `arc1_human.py`, seed 1",
                     "`arc1_human.py`, seed 1, 32 views, 32 samples"),
+    "human_seed2": ("rope3d, `arc1_human.py`, seed 2",
+                    "`arc1_human.py`, seed 2, 32 views, 32 samples"),
+    "human_seed3": ("rope3d, `arc1_human.py`, seed 3",
+                    "`arc1_human.py`, seed 3, 32 views, 32 samples"),
     "best_88000_seed1": ("the same, 88,000 steps, seed 1",
                          "the same, 88,000 steps, seed 1, 80 views"),
     "best_88000_seed2": ("the same, 88,000 steps, seed 2",
@@ -807,6 +811,23 @@ def test_voted_attempts_are_what_was_measured(monkeypatch):
     assert f"is right in {percent(of_three)} %, of two in {percent(of_two)} (mean" in flat(ARC1)
     gains = percent(mean(right.values()) - one), percent(mean(means) - one)
     assert f"gets {gains[0]} and {gains[1]} points" in flat(ARC1)
+
+
+def test_what_human_made_tasks_gave_is_what_was_measured(monkeypatch):
+    vote = load_script("vote", monkeypatch)
+    human, best = (mean([run["pass2"] for run in runs_of(name)]) for name in ("human", "best"))
+    before = stored_test("arc1/rope3d_66000.jsonl")["pass2"]
+    said = (f"samples add {percent(human - before)}: `arc1_human.py` has {percent(human)}, mean of "
+            f"seeds 1 to {len(runs_of('human'))}, `arc1_25min.py` {percent(before)}, one seed. "
+            f"Synthetic pairs add {percent(best - human)}.")
+    assert said in flat(ARC1)
+    if "ARC_DATA" in os.environ:
+        tasks = json.loads((Path(os.environ["ARC_DATA"]) / "arc1-evaluation.json").read_text())
+        runs = [vote.read_submission(RESULTS / "arc1" / f"human_seed{seed}.submission.json.gz")
+                for seed in (1, 2, 3)]
+        voted = mean(scores_of(vote.vote_submissions(runs), tasks).values())
+        said = f"three seeds gets {percent(voted)}, only {percent(voted - human)} more than"
+        assert said in flat(ARC1)
 
 
 def test_arc2_is_what_was_measured():
