@@ -62,7 +62,8 @@ class Cache:
 
     def __init__(self, B, capacity):
         self.B = B
-        self.layers = {}                       # layer -> (2, B, allocated, n_kv, hs)
+        self.layers = []                       # (2, B, allocated, n_kv, hs) of each layer
+        self.layer = 0                         # the next one, from 0 in each forward pass
         self.reserve(capacity)
 
     def reserve(self, capacity):
@@ -70,22 +71,27 @@ class Cache:
         # rounded up to a multiple of 8: otherwise attention copies its mask to align it
         self.capacity = -(-capacity // 8) * 8
         if self.layers and self.capacity > self.layers[0].shape[2]:
-            for layer, kv in self.layers.items():     # one by one: two copies of all would not fit
+            for layer, kv in enumerate(self.layers):      # one by one: two copies would not fit
                 new = self.capacity + self.MARGIN - kv.shape[2]
                 self.layers[layer] = F.pad(kv, (0, 0, 0, 0, 0, new))
 
-    def write(self, layer, document, index, k, v):
-        if layer not in self.layers:
-            allocated = self.capacity + self.MARGIN
-            self.layers[layer] = k.new_zeros(2, self.B, allocated, *k.shape[1:])
-        self.layers[layer][:, document, index] = torch.stack([k, v])
+    def append(self, document, index, k, v):
+        """Keeps keys and values (T, n_kv, hs) of the next layer, in the order of the calls.
 
-    def read(self, layer):
-        return self.layers[layer][:, :, :self.capacity].transpose(2, 3)   # 2 x (B, n_kv, cap., hs)
+        A block that runs twice in a forward pass is two layers here. Returns keys and values of all
+        tokens of that layer, (2, B, n_kv, capacity, hs).
+        """
+        if self.layer == len(self.layers):
+            allocated = self.capacity + self.MARGIN
+            self.layers.append(k.new_zeros(2, self.B, allocated, *k.shape[1:]))
+        kv = self.layers[self.layer]
+        kv[:, document, index] = torch.stack([k, v])
+        self.layer += 1
+        return kv[:, :, :self.capacity].transpose(2, 3)
 
     def select(self, active):
         """Drops the documents that are not active. active: (B,) bool."""
-        for layer, kv in self.layers.items():
+        for layer, kv in enumerate(self.layers):
             self.layers[layer] = kv[:, active]
         self.B = len(self.layers[0][0])
 
@@ -108,7 +114,7 @@ def has_flash_attention(device, dtype):
             and "window_size" in VARLEN_OPTIONS)
 
 
-def attend(q, k, v, context, layer):
+def attend(q, k, v, context):
     """Attention of each token over its own document, in one of three ways.
 
     A decode step reads the cache, under a mask. With flash attention one kernel serves documents of
@@ -116,11 +122,11 @@ def attend(q, k, v, context, layer):
     Returns (T, nh, hs).
     """
     if context.cache is not None:
-        context.cache.write(layer, context.document, context.index, k, v)
+        cached = context.cache.append(context.document, context.index, k, v)
     if context.mask is not None:
         # a decode step: one token a document, against the cache; query heads that share a key are
         # rows of one query
-        k, v = context.cache.read(layer)                                # (B, n_kv, capacity, hs)
+        k, v = cached                                                   # (B, n_kv, capacity, hs)
         q = q.unflatten(1, (k.shape[1], -1))                            # (B, n_kv, group, hs)
         return F.scaled_dot_product_attention(q, k, v, context.mask).flatten(1, 2)
     if has_flash_attention(q.device, q.dtype):
@@ -168,9 +174,9 @@ def unit_rms(x):
 
 
 class Attention(nn.Module):
-    def __init__(self, config, layer):
+    def __init__(self, config):
         super().__init__()
-        C, self.layer, self.hs = config.n_embd, layer, config.n_embd // config.n_head
+        C, self.hs = config.n_embd, config.n_embd // config.n_head
         self.qk_norm = config.qk_norm
         self.wq = nn.Linear(C, config.n_head * self.hs, bias=False)
         self.wk = nn.Linear(C, config.n_kv_head * self.hs, bias=False)
@@ -188,7 +194,7 @@ class Attention(nn.Module):
         if context.rotary is not None:
             q = apply_rotary(q, context.rotary)
             k = apply_rotary(k, context.rotary)
-        out = attend(q, k, v, context, self.layer)                      # (T, nh, hs)
+        out = attend(q, k, v, context)                                  # (T, nh, hs)
         return self.wo(out.flatten(-2))                                 # (T, C)
 
 
@@ -207,10 +213,10 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, config, layer):
+    def __init__(self, config):
         super().__init__()
         self.norm1 = RMSNorm(config.n_embd)
-        self.attention = Attention(config, layer)
+        self.attention = Attention(config)
         self.norm2 = RMSNorm(config.n_embd)
         self.mlp = MLP(config)
         self.dropout = nn.Dropout(config.dropout)
@@ -238,7 +244,7 @@ class GPT(nn.Module):
         # which rule, and which symmetry: vectors learned for each task and each view
         self.task = nn.Embedding(config.n_tasks, C) if config.n_tasks else None
         self.view = nn.Embedding(config.n_views, C) if config.n_views else None
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm = RMSNorm(C)
         self.head = nn.Linear(C, VOCAB, bias=False)
         self.apply(self.init)
@@ -285,6 +291,8 @@ class GPT(nn.Module):
     def attention_context(self, x, coords, cu_seqlens, cache):
         """Returns the AttentionContext of embedded tokens x (T, C)."""
         lengths, document, mask = None, None, None
+        if cache is not None:
+            cache.layer = 0                    # a forward pass begins
         if cu_seqlens is None:                 # a decode step: one token a document, in order
             document = torch.arange(cache.B, device=x.device)
             # a token sees no further than itself
@@ -320,8 +328,8 @@ class GPT(nn.Module):
         kind_of.update({id(p): "matrices" for p in self.blocks.parameters()})
         groups = dict(matrices=[], head=[], norms=[], tables=[])
         for p in filter(lambda p: p.requires_grad, self.parameters()):
-            # norms have one dimension, and no weight decay
-            kind = "norms" if p.ndim == 1 else kind_of.get(id(p), "tables")
+            # norms have one dimension (a scalar none), and no weight decay
+            kind = "norms" if p.ndim < 2 else kind_of.get(id(p), "tables")
             groups[kind].append(p)
         return groups
 

@@ -183,7 +183,7 @@ def main(argv=None):
     not_asked = [plain(name) for name, rows in found.items() if len(rows) > asked.get(name, -1)]
     lines += [f"{name}: {metrics[name]:.4f}" for name in ("pass1", "pass2") if name in metrics]
     lines += [f"scored: {metrics['tasks']} of {len(tasks)} tasks, those whose answers are known",
-              f"without an attempt: {len(missing)} of {len(queries)} queries",
+              f"without an attempt, or [[0]]: {len(missing)} of {len(queries)} queries",
               f"not asked for: {len(not_asked)} ids {first_of(not_asked)}".rstrip()]
     print("\n".join(lines))
     return metrics

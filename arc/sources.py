@@ -508,6 +508,8 @@ def load_training(config, families, protected, lines):
 
     `lines` says what was done.
     """
+    if not config.train.strip():
+        raise UserError("train is empty: name a file, a folder, or oned")
     if "oned" in [source.text for source in split_sources(config.train)]:
         raise UserError(f"train = {config.train!r}: beside other sources, say how many generated "
                         "tasks: oned#2000")
@@ -532,5 +534,6 @@ def load_training(config, families, protected, lines):
         lines.append(line)
     if not train:
         raise UserError(f"train = {config.train!r}: no task is left to train on; the leak guard "
-                        f"dropped {len(dropped)} that val or test hold")
+                        f"dropped {len(dropped)} that val or test hold. To train on the "
+                        "demonstrations of tasks to be solved: config/in_weights.py")
     return train, dropped, untrained

@@ -2,6 +2,10 @@
 
 In engine/predict.py a view also chooses its demonstrations, and `Query.view` is its number. In
 `view_embed`, `n_views` and `task_view` a view is the symmetry alone: colors have no embedding.
+
+The 8 are a group, and each keeps the two sides of a grid or swaps them. The leak guard, `holdout`,
+the canvas and the limits of decoding rely on it. So an augmentation of another kind (padding,
+scaling, moving) belongs before `Pairs`, where tasks are loaded.
 """
 import numpy as np
 

@@ -48,7 +48,7 @@ class Config:
     # -- data. A source is oned, a JSON file, a directory, arc1:training, arc1:evaluation, arc2:...
     #    Join with +. x#100 takes 100 tasks of x, x@16 the first 16 demonstrations of each.
     train: str = knob("oned", "source to train on")
-    val: str = knob("oned", "source for curves, best.pt and every choice")
+    val: str = knob("oned", "source for curves, best.pt and every choice; empty: none")
     test: str = knob("oned", "source that is scored once, at the end; empty: none")
     tasks: str = knob("", "a task file of yours to solve: takes the place of `test`")
     demos: int = knob(3, "most demonstrations in a document; 0: none, with task_embed", 0, 1000)
@@ -82,7 +82,7 @@ class Config:
     n_head: int = knob(2, "heads; n_embd / n_head must be even for rotary encodings", 1, 1000)
     n_kv_head: int = knob(2, "n_head / n_kv_head heads share a key and a value", 1, 1000)
     n_embd: int = knob(128, "C, channels", 1)
-    n_mlp: int = knob(256, "hidden width of SwiGLU", 1)
+    n_mlp: int = knob(256, "hidden width of the MLP", 1)
     dropout: float = knob(0.0, "on the residual branches; pays only where data repeat", 0, 0.9999)
     qk_norm: bool = knob(False, "queries and keys are scaled to one length: ahead early in a run, "
                          "not shown to be better at its end")

@@ -15,7 +15,8 @@ class Encoding(nn.Module):
         features times a learned matrix, `proj`; one of tables, or of other layers, overrides it.
     angles(coords) -> None or (..., n_head or 1, hs / 2): by which queries and keys are rotated
         (RoFormer, arXiv 2104.09864).
-    What is added starts with a root mean square of 1, whatever it is made of: `scale_to_one`.
+    What is added starts with a root mean square of 1, whatever it is made of (zeros stay zeros):
+    `scale_to_one`. A bare nn.Parameter starts as `setup` leaves it.
     """
     dim = 0
 
@@ -26,8 +27,13 @@ class Encoding(nn.Module):
         self.rotary_pairs = config.n_embd // config.n_head // 2    # hs / 2, each can be turned
         # how many values each of the four coordinates has
         self.limits = config.max_len, 2 * config.n_pairs, config.canvas, config.canvas
-        self.register_buffer("scale", torch.ones(()))      # of `vector`
+        given = dict(vars(self))
         self.setup(config)
+        taken = [name for name in given if vars(self).get(name) is not given[name]]
+        taken += [name for name in ("scale", "proj") if hasattr(self, name)]
+        if taken:
+            self.refuse(f"self.{taken[0]} is this class's own: give yours another name")
+        self.register_buffer("scale", torch.ones(()))      # of `vector`
         own = [name for name in ("features", "vector", "angles")
                if getattr(type(self), name) is not getattr(Encoding, name)]
         if not own:

@@ -57,6 +57,9 @@ class Pairs:
         self.start = (np.cumsum(self.length) - self.length.ravel()).reshape(shape)
         self.tokens = torch.from_numpy(np.concatenate(sequences))
         self.coords = torch.from_numpy(np.concatenate([trace(tokens) for tokens in sequences]))
+        # `gather` tells targets by their segment, `PairSlices` counts them
+        in_output = (self.coords[:, 1] == 1).sum()
+        assert in_output == (self.length - self.prompt).sum(), "encode_pair and trace differ"
 
     def to(self, device):
         self.tokens = send(self.tokens, device)

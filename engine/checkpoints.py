@@ -80,7 +80,10 @@ def check_content(checkpoint):
     for part, kind in (("config", Config), ("model_config", ModelConfig)):
         for field in dataclasses.fields(kind):
             if type(checkpoint[part].get(field.name, field.default)) is not field.type:
-                raise ValueError(f"{part}: {field.name} is no {field.type.__name__}")
+                what = f"is no {field.type.__name__}"
+                if field.name not in checkpoint[part]:
+                    what = "is lacking, and has no default"
+                raise ValueError(f"{part}: {field.name} {what}")
     Config(**checkpoint["config"])                  # looks at the ranges
     if checkpoint["best"] is not None:
         checkpoint["best"] = tuple(map(float, checkpoint["best"]))
@@ -94,7 +97,10 @@ def check_content(checkpoint):
     for part in ("model", "training"):
         wrong = sizes(checkpoint.get(part, expected)) ^ sizes(expected)
         if wrong:
-            raise ValueError(f"{part}: {min(name for name, *_ in wrong)} is another, or lacking")
+            name = min(name for name, *_ in wrong)
+            shapes = [tuple(weights[name].shape) if name in weights else "lacking"
+                      for weights in (checkpoint[part], expected)]
+            raise ValueError(f"{part}: {name} is {shapes[0]}, and this code's {shapes[1]}")
 
 
 def snapshot_name(step):

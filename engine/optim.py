@@ -175,7 +175,12 @@ class Optimizer:
             self.parts = [for_rest(groups[1:], config), for_matrices(kinds["matrices"], config)]
         else:
             self.parts = [for_rest(groups, config)]
-        grouped = [id(p) for part in self.parts for g in part.param_groups for p in g["params"]]
+        groups = [group for part in self.parts for group in part.param_groups]
+        if any(g["weight_decay"] and g.get("decoupled_weight_decay") is False for g in groups):
+            # in torch's Adam, NAdam and RAdam it then goes through the moments (arXiv 1711.05101)
+            raise UserError(f"optimizer {config.optimizer!r} adds weight_decay to the gradient: "
+                            "give it decoupled_weight_decay=True, or set --weight_decay=0")
+        grouped = [id(p) for group in groups for p in group["params"]]
         expected = [id(p) for p in model.parameters() if p.requires_grad]
         assert sorted(grouped) == sorted(expected), "a parameter is in no group, or in two"
         self.set_train_mode()

@@ -47,7 +47,7 @@ def padded(documents):
     return documents._replace(slices=PairSlices(*np.array(rows, np.int64).T))
 
 
-def padded_attend(q, k, v, context, layer):
+def padded_attend(q, k, v, context):
     """Attention of documents of one length, as model.attend. (T, heads, hs) each."""
     B = len(context.cu_seqlens) - 1
     # (B, heads, T / B, hs)
@@ -120,8 +120,8 @@ class Bench:
         with autocast(c, device):
             dtype = torch.bfloat16 if torch.is_autocast_enabled(device.type) else torch.float32
             size = 2, B, cache.capacity, c.n_kv_head, c.n_embd // c.n_head
-            for layer in range(c.n_layer):
-                cache.layers[layer] = torch.randn(size, device=device, dtype=dtype)
+            cache.layers = [torch.randn(size, device=device, dtype=dtype)
+                            for _ in range(c.n_layer)]
             return min(self.seconds(run_steps, step, times, device) for _ in range(2)) / times
 
     def profile(self, work, argument, count):

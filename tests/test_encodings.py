@@ -341,6 +341,21 @@ def test_encodings_that_do_not_go_together_are_refused(name, message):
     assert f"'{name}': {message}" in str(error.value)
 
 
+@pytest.mark.parametrize("name, value", [
+    ("proj", nn.Linear(2, 64)), ("scale", 0.1), ("scale", nn.Parameter(torch.ones(4))),
+    ("limits", (1, 2)), ("n_head", nn.Parameter(torch.ones(4)))])
+def test_a_name_that_is_taken_is_refused(name, value):
+    class Own(Encoding):
+        def setup(self, config):
+            self.dim = 2
+            setattr(self, name, value)
+
+        def features(self, coords):
+            return coords[..., 2:].float()
+    with pytest.raises(UserError, match=f"encoding Own: self.{name} is this class's own"):
+        Own(tiny_config())
+
+
 @pytest.mark.parametrize("name", [*ENCODINGS, f"{ADDING[-1]}+{ROTARY[-1]}"])
 def test_every_encoding_trains(run, tmp_path, name):
     metrics = run(encoding=name, log_every=1)

@@ -192,6 +192,18 @@ def babbling(**sizes):
 def test_cached_generation_equals_reading_everything_anew(sizes):
     """For documents of different lengths, of which some end early and some leave the canvas."""
     model, batch = babbling(**sizes)
+    check_generation(model, batch)
+
+
+@torch.no_grad()
+def test_blocks_that_run_twice_are_cached_twice():
+    """A fork that loops over its blocks, as TRM does, decodes right."""
+    model, batch = babbling(n_layer=2, encoding="rope3d")
+    model.blocks = torch.nn.ModuleList([*model.blocks, *model.blocks])
+    check_generation(model, batch)
+
+
+def check_generation(model, batch):
     slow = [generate_slowly(model, batch, d, 20) for d in range(24)]
     fast = generate(model, batch, 20)
     for (tokens, logprobs, _), answer in zip(slow, fast, strict=True):
@@ -238,7 +250,7 @@ def test_a_decode_step_sees_its_own_tokens_and_no_further():
     cu_seqlens = torch.cat([torch.zeros(1), lengths.cumsum(0)]).int()
     cache = Cache(3, 256)
     model(tokens[~is_last], coords[~is_last], cu_seqlens, task_view[~is_last], cache)
-    for kv in cache.layers.values():
+    for kv in cache.layers:
         for d, n in enumerate(lengths):
             kv[:, d, n:] = 1e4
     found = model(tokens[last], coords[last], None, task_view[last], cache)

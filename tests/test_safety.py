@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import ROOT, TINY, checkpoint, flags, flip_tasks, records, tiny_config, write_tasks
 
+import model as model_file
 import refine
 import train
 from arc import files
@@ -22,7 +23,7 @@ from arc.sources import Data, fingerprint
 from arc.task import Task
 from config import Config, UserError, load_config
 from engine import runs
-from engine.optim import OPTIMIZERS, Optimizer
+from engine.optim import OPTIMIZERS, Optimizer, muon
 from engine.predict import make_queries
 from engine.runs import Log
 from positions import index
@@ -548,6 +549,38 @@ def test_a_parameter_that_nothing_uses_is_named_at_the_first_step(run, tmp_path,
     monkeypatch.setattr(index, "find", lambda name: Unused)
     with pytest.raises(UserError, match=r"encoding\.spare: no gradient after the first backward"):
         run()
+
+
+def test_a_scalar_in_a_block_trains(run, tmp_path, monkeypatch):
+    """A learned gate of its own; Muon turns matrices alone."""
+    class Gated(model_file.Block):
+        def __init__(self, config):
+            super().__init__(config)
+            self.share = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, x, context):
+            return self.share * super().forward(x, context)
+    monkeypatch.setattr(model_file, "Block", Gated)
+    run(max_steps=2)
+    trained = checkpoint(tmp_path / "run")["model"]["blocks.0.share"]
+    assert trained.item() != 1
+
+
+def nadam(groups, config):
+    return torch.optim.NAdam(groups)
+
+
+def decoupled_nadam(groups, config):
+    return torch.optim.NAdam(groups, decoupled_weight_decay=True)
+
+
+def test_weight_decay_is_decoupled_or_refused(run, monkeypatch):
+    monkeypatch.setitem(OPTIMIZERS, "nadam", (None, nadam, True))
+    monkeypatch.setitem(OPTIMIZERS, "decoupled", (muon, decoupled_nadam, True))
+    with pytest.raises(UserError, match="'nadam' adds weight_decay to the gradient: give it decou"):
+        run(optimizer="nadam")
+    run(optimizer="nadam", weight_decay=0.0)
+    run(optimizer="decoupled", overwrite=True)
 
 
 def adafactor(groups, config):

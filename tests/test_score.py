@@ -202,7 +202,7 @@ def test_a_submission_is_scored_over_all_tasks_that_were_asked(again, name):
         "pass1: 0.1250",
         "pass2: 0.5000",
         "scored: 4 of 5 tasks, those whose answers are known",
-        "without an attempt: 3 of 7 queries",
+        "without an attempt, or [[0]]: 3 of 7 queries",
         "not asked for: 3 ids one nobody 'odd\\n'",
     ]
 
@@ -218,13 +218,13 @@ def test_what_a_run_submits_scores_as_the_run_did(again):
     for name in ("pass1", "pass2", "tasks"):
         assert metrics[name] == expected[name]
     assert 0 < metrics["pass1"] < metrics["pass2"] < 1
-    assert lines[-2:] == ["without an attempt: 1 of 6 queries", "not asked for: 0 ids"]
+    assert lines[-2:] == ["without an attempt, or [[0]]: 1 of 6 queries", "not asked for: 0 ids"]
 
 
 def test_where_no_answer_is_known_only_the_form_is_checked(again):
     metrics, lines = again({}, [make_task("a", "1 > 1", "2; 3")])
     assert lines == ["scored: 0 of 1 tasks, those whose answers are known",
-                     "without an attempt: 2 of 2 queries", "not asked for: 0 ids"]
+                     "without an attempt, or [[0]]: 2 of 2 queries", "not asked for: 0 ids"]
     assert metrics["tasks"] == 0
 
 
@@ -284,7 +284,7 @@ def test_a_published_submission_has_its_published_score(capsys, name):
     lines = (ROOT / "results" / "arc1" / f"{name}.jsonl").read_text().splitlines()
     (test,) = [record for record in map(json.loads, lines) if record["kind"] == "test"]
     assert metrics["pass2"] == pytest.approx(test["pass2"]) and metrics["tasks"] == 400
-    assert "without an attempt: 0 of 419 queries" in capsys.readouterr().out
+    assert "without an attempt, or [[0]]: 0 of 419 queries" in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------------------------
