@@ -130,7 +130,8 @@ def test_the_commands_of_the_page_make_a_submission(kaggle, tmp_path, monkeypatc
     assert files_below(kaggle / "input") == attached           # /kaggle/input cannot be written
     assert (tmp_path / "site" / "schedulefree" / "__init__.py").exists()
     check_submission(kaggle)
-    assert re.search(r"without an attempt, or \[\[0\]\]: \d of 5 queries\nnot asked for: 0 ids", printed)
+    assert re.search(r"without an attempt, or \[\[0\]\]: \d of 5 queries\nnot asked for: 0 ids",
+                     printed)
 
 
 def test_what_the_page_says_of_folders_and_files_is_so(kaggle, tmp_path):
