@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from arc import show
-from arc.leaks import allowed_colors, guard, held_out, pair_key, shows
+from arc.leaks import allowed_colors, guard, held_out, is_banned, pair_key, shows
 from arc.report import NEAR, write_report
 from arc.score import attempts_by_votes, same, submission
 from arc.sources import canvas_lines, check_grid, drawer, fingerprint, load_data, load_tasks
@@ -56,7 +56,7 @@ def main(argv=None):
     # `decay` is a share of all steps, the base network's too: this one is exactly refine_steps
     config = dataclasses.replace(config, out_dir=f"{config.out_dir}/refine", max_steps=end,
                                  warmup=0.0, decay=config.refine_steps / max(1, end))
-    checkpoint = load_refined(config, base)
+    config, checkpoint = load_refined(config, given, base)
     config = solving_folder(config, base["config"])
     check_folder(config)
     log = Log(config.out_dir, config.tensorboard)
@@ -77,14 +77,14 @@ def main(argv=None):
     fresh = None if config.eval_only else training_stream(config, data, row_of, device)
     take_folder(config)                        # set-up succeeded
     announce(data, run.model, log, machine, base, checkpoint)
-    log(f"base network: {base['path']}, step {base['step']}; to step {end} of "
+    log(f"base network: {base['path']}, step {base['step']}; to step {config.max_steps} of "
         f"{config.batch_tokens} tokens, {config.optimizer}, learning rate {config.learning_rate}, "
-        f"seed {config.seed}"
-        + (f"; resumed at step {run.step}" if config.resume else ""))
+        f"seed {config.seed}" + (f"; resumed at step {run.step}" if config.resume else ""))
 
     # ---- fit, on drafts and without in turn
     metrics, attempts, base_attempts = {}, {}, {}
-    write_config(log, config, given, machine, argv, canvas=refiner.canvas, data=run.data)
+    write_config(log, config, given, machine, argv, canvas=refiner.canvas, dropped=data.dropped,
+                 data=run.data)
     if not config.eval_only:
         run.extra["drafts"] = stored or make_drafts(drafters, tasks, config, log)
         drafts = Drafts(run.extra["drafts"], tasks, banned_keys(config, data), drafter)
@@ -198,7 +198,7 @@ def unseen_tasks(config, data, base):
         known = [pair for pair in task.test if pair[1] is not None]
         if known and task.train:               # without demonstrations the rule is unknown
             usable.append(task._replace(test=known))
-        if any(pair_key(*pair) in seen for pair in known):
+        if any(is_banned(pair, seen) for pair in known):
             raise UserError(f"{path}: task {task.id} has a query that this network trained on, or "
                             "that val or test holds; its draft would leak the answer. Draft other "
                             "tasks: --refine_train=; or train it with --holdout")
@@ -529,20 +529,25 @@ def load_base(config, given):
     return config, {**base, "path": path, "hash": hashlib.sha256(weights).hexdigest()}
 
 
-def load_refined(config, base):
-    """Returns the refinement network's checkpoint with its `path`; None to train a new one."""
+def load_refined(config, given, base):
+    """Returns the config, and the refinement network's checkpoint; None to train a new one.
+
+    --eval_only takes over the knobs of the refinement that are not given.
+    """
     if config.init_from and not config.eval_only:
         raise UserError(f"init_from = {config.init_from!r}: the refiner starts from the network "
                         "that drafts, which --refine_from= names")
     if not (config.eval_only or config.resume):
-        return None
+        return config, None
     path = config.init_from or f"{config.out_dir}/ckpt.pt"
     cure = "run refine.py without --eval_only or --resume first"
     checkpoint = load_checkpoint(path, "Refiner", cure)
     if checkpoint.get("base") != base["hash"]:
         raise UserError(f"{path}: learned to correct another network than {base['path']} holds "
                         "now; train it anew with --overwrite")
-    return {**checkpoint, "path": path}
+    if config.eval_only:
+        config = as_trained(config, given, checkpoint)
+    return config, {**checkpoint, "path": path}
 
 
 if __name__ == "__main__":

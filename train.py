@@ -27,6 +27,7 @@ from arc.leaks import task_key
 from arc.report import write_report
 from arc.score import attempts_by_votes, submission
 from arc.sources import canvas_for, canvas_lines, check_canvas, fingerprint, load_data
+from arc.task import known_pairs
 from engine import ranks
 from engine.batches import IGNORE, Batch, gather, pack, send, training_stream
 from engine.checkpoints import (as_trained, check_same_network, check_trained_on, keys_trained_on,
@@ -237,7 +238,7 @@ def validate(predictor, queries, step):
         if f"exact_{kind}" in metrics:
             parts.append(f"{kind} {metrics[f'exact_{kind}']:.1%}")
     predictor.log(f"  val: {'  '.join(parts)}")
-    # a query that it fails, another one each time
+    # a query that it fails, mostly another one than before
     wrong = [query for query, right in zip(queries, exact) if not right] or queries
     query = wrong[7 * (step // predictor.config.eval_every) % len(wrong)]
     (prediction,) = predictor.predict_queries([query])
@@ -308,7 +309,9 @@ def open_checkpoint(config, path):
 
 def choose_canvas(config, data, checkpoint):
     """Returns the side of the square of positions: as asked, as trained, or the least that fits."""
-    tasks = data.train + data.val + data.test
+    # test outputs of training tasks are trained on
+    tasks = [task._replace(train=known_pairs(task)) for task in data.train]
+    tasks += data.val + data.test
     # generated tasks are not there yet: the widest that may come
     least = oned.widest(data.families, config.oned_max_width) if data.generated else 1
     canvas = config.canvas

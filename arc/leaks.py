@@ -34,36 +34,49 @@ def key_text(pair):
 def form_key(grid, answer):
     """Returns a hash of a pair that does not change when the pair is turned, mirrored or recolored.
 
-    It is the least of the pair's eight forms, with colors numbered in order of appearance.
+    It is the least of the pair's eight forms, with colors numbered in order of appearance. Where
+    the answer is None, the input's alone.
     """
-    forms = []
+    grids, forms = [part for part in (grid, answer) if part is not None], []
     for symmetry in range(SYMMETRIES):
-        a = transform(grid, symmetry)
-        b = transform(answer, symmetry)
-        cells = np.concatenate([a.ravel(), b.ravel()])
+        turned = [transform(part, symmetry) for part in grids]
+        cells = np.concatenate([part.ravel() for part in turned])
         _, first, color = np.unique(cells, return_index=True, return_inverse=True)
         numbered = np.argsort(np.argsort(first))[color].astype(np.uint8)
-        forms.append(f"{a.shape}{b.shape}".encode() + numbered.tobytes())
+        forms.append("".join(str(part.shape) for part in turned).encode() + numbered.tobytes())
     return digest(min(forms)).digest()
 
 
 def rough_form(grid, answer):
     """Returns less than `form_key` tells, sooner: the sides, and how often the colors come."""
-    counts = np.bincount(np.concatenate([grid.ravel(), answer.ravel()]))
-    return (*sorted(grid.shape), *sorted(answer.shape), *sorted(counts[counts > 0].tolist()))
+    grids = [part for part in (grid, answer) if part is not None]
+    counts = np.bincount(np.concatenate([part.ravel() for part in grids]))
+    sides = [side for part in grids for side in sorted(part.shape)]
+    return (*sides, *sorted(counts[counts > 0].tolist()))
 
 
 def of_same_form(pairs, others):
-    """Returns the numbers of the pairs that a view can turn into one of the others."""
+    """Returns the numbers of the pairs that a view can turn into one of the others.
+
+    Where the answer of another is None, its input decides.
+    """
     rough = {rough_form(*pair) for pair in others}
     forms = {form_key(*pair) for pair in others}
-    return [number for number, pair in enumerate(pairs)
-            if rough_form(*pair) in rough and form_key(*pair) in forms]
+
+    def found(*pair):
+        return rough_form(*pair) in rough and form_key(*pair) in forms
+    return [number for number, (grid, answer) in enumerate(pairs)
+            if found(grid, answer) or found(grid, None)]
+
+
+def is_banned(pair, banned):
+    """Returns whether a pair is the same as a banned one. An unanswered one bans its input."""
+    return pair_key(*pair) in banned or pair_key(pair[0], None) in banned
 
 
 def shows(banned, pairs, symmetry, colors):
-    """Returns whether a view of the pairs holds one whose key is banned."""
-    return any(pair_key(*pair) in banned for pair in view_pairs(pairs, symmetry, colors))
+    """Returns whether a view of the pairs holds one that is banned."""
+    return any(is_banned(pair, banned) for pair in view_pairs(pairs, symmetry, colors))
 
 
 def allowed_colors(rng, fixed, banned, pairs, symmetry):
@@ -85,23 +98,21 @@ def task_key(task):
 
 
 def guard(train, protected):
-    """Returns (training tasks that may be used, ids dropped, number merged).
+    """Returns (training tasks that may be used, the id of each one dropped, number merged).
 
     A training task is dropped when it shares an id or a pair with a protected task, or is known to
     be its twin. One that shares an id or a pair with an earlier one is merged into it.
     """
     ids = {task.id for task in protected}
     keys = {pair_key(*pair) for task in protected for pair in task.train + task.test}
-    open_inputs = {pair_key(a, None) for task in protected for a, b in task.test if b is None}
     kept = {}                                  # id -> task
     owner = {}                                 # key of a pair -> id of the task that has it
     home = {}                                  # id -> id of the task that its pairs went to
     dropped, merged = [], 0
     for task in train:
         pairs = {pair_key(a, b): (a, b) for a, b in task.train + task.test if b is not None}
-        inputs = {pair_key(a, None) for a, _ in task.train + task.test} if open_inputs else set()
-        if (task.id in ids or TWINS.get(task.id) in ids or keys & pairs.keys()
-                or open_inputs & inputs):
+        if (task.id in ids or TWINS.get(task.id) in ids
+                or any(is_banned(pair, keys) for pair in task.train + task.test)):
             dropped.append(task.id)
             continue
         twin = home.get(task.id) or next((owner[k] for k in pairs if k in owner), None)

@@ -20,7 +20,7 @@ import numpy as np
 
 from arc import oned
 from arc.leaks import guard, pair_key
-from arc.task import Task, grids_of, known_pairs
+from arc.task import Task, grids_of
 from arc.tokens import COLORS
 from config import UserError, split_names
 
@@ -270,7 +270,8 @@ def file_hashes(config):
 
     Not of directories: `data` in config.json is a hash of all tasks.
     """
-    given = [config.test] if config.eval_only else [config.train, config.val, config.test]
+    given = [config.train, config.val, config.test, config.refine_train]
+    given = [config.test] if config.eval_only else given
     names = {source.name for sources in given if sources for source in split_sources(sources)}
     paths = {path for name in names - {"oned"} for path in (Path(name), solutions_of(Path(name)))}
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -377,8 +378,8 @@ class Data(NamedTuple):
     generated: bool                            # training tasks come from arc/oned.py without end
     families: list                             # of the generator
     protected: frozenset                       # ids of val and test tasks
-    banned: frozenset                          # keys of their pairs
-    test_pairs: list                           # their test pairs, where the output is known
+    banned: frozenset                          # keys of their pairs; see `is_banned`
+    test_pairs: list                           # their test pairs, unanswered ones too
     untrained: frozenset                       # demonstrations that are left out of training
     dropped: list                              # ids that the leak guard dropped
     lines: list                                # what the log says of all this
@@ -431,8 +432,9 @@ def load_data(config):
             known = [answer is not None for task in tasks for _, answer in task.test]
             lines.append(f"{name:6s} {len(tasks)} tasks, {len(known)} queries, {sum(known)} with "
                          "known answers")
-    banned = frozenset(pair_key(*pair) for task in protected for pair in known_pairs(task))
-    test_pairs = [pair for task in protected for pair in task.test if pair[1] is not None]
+    banned = frozenset(pair_key(*pair) for task in protected
+                       for pair in task.train + task.test)
+    test_pairs = [pair for task in protected for pair in task.test]
     return Data(train, val, test, generated, families, frozenset(task.id for task in protected),
                 banned, test_pairs, untrained, dropped, lines)
 

@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from arc import oned
-from arc.leaks import allowed_colors, held_out, of_same_form, pair_key, shows
+from arc.leaks import allowed_colors, held_out, is_banned, of_same_form, pair_key, shows
 from arc.sources import first_of
 from arc.task import known_pairs
 from arc.tokens import encode_pair, pair_length, trace
@@ -308,7 +308,7 @@ class Generated:
             symmetry = int(rng.integers(SYMMETRIES)) if c.symmetries else 0
             colors = random_colors(rng) if c.colors else IDENTITY
             pairs = view_pairs([*task.train[:c.demos], *task.test[:1]], symmetry, colors)
-            if self.banned.isdisjoint(pair_key(*pair) for pair in pairs):
+            if not any(is_banned(pair, self.banned) for pair in pairs):
                 yield pairs, symmetry
                 continue
             rejected += 1
@@ -515,7 +515,8 @@ class FromTasks(IterableDataset):
         """Returns the DocumentPlan of document i of a step, in random colors.
 
         They make no pair the same as a test pair of val or test. Nor do the pair's own colors,
-        which stay where 8 tries find no others.
+        which stay where 8 tries find no others; but for a demonstration that equals a test pair of
+        its own task.
         """
         rng = np.random.default_rng([self.config.seed, step, i])
         with_demos = len(drawn.pair_numbers) > 1

@@ -201,7 +201,7 @@ def take_folder(config):
                 (folder / name).unlink()
 
 
-# the files that decide how train.py's network learns, besides its encoding
+# the files that decide how train.py's network learns, besides its encoding and its start
 CODE = ("train.py", "model.py", "engine/batches.py", "engine/checkpoints.py",
         "engine/cuda_graphs.py", "engine/devices.py", "engine/optim.py", "engine/ranks.py",
         "arc/leaks.py", "arc/oned.py", "arc/sources.py", "arc/task.py", "arc/tokens.py",

@@ -489,6 +489,19 @@ def test_a_run_and_what_it_leaves(again, tmp_path):
     assert json.loads((folder / "mine" / "config.json").read_text())["given"]["eval_only"]
 
 
+def test_solving_takes_over_the_knobs_of_the_refinement(again, first, tmp_path):
+    """Not those of train.py's run, which had others."""
+    knobs = dict(views=3, rerank_views=2, refine_steps=1)
+    again(**knobs)
+    folder = tmp_path / "run" / "refine"
+    refine.main(flags(eval_only=True, out_dir=tmp_path / "run", refine_from=first))
+    found = json.loads((folder / "eval.json").read_text())
+    assert {name: found[name] for name in knobs} == knobs
+    assert (folder / "log.txt").read_text().count("; to step 251 of") == 2
+    before, after = records(folder, "test")
+    assert after["views"] == before["views"] == 3 and after["pass2_after"] == before["pass2_after"]
+
+
 def test_before_refinement_is_what_train_scored(again, first):
     metrics = again(refine_steps=0)
     (alone,) = records(first.parent, "test")

@@ -9,8 +9,8 @@ import refine
 import train
 from arc.sources import canvas_lines
 from config import Config, UserError
-from conftest import (ROOT, TINY, filled_model, flags, flip_tasks, grid, make_task, records,
-                      tiny_config, write_tasks)
+from conftest import (ROOT, TINY, checkpoint, filled_model, flags, flip_tasks, grid, make_task,
+                      records, tiny_config, write_tasks)
 from engine.predict import Predictor, QuerySet, make_queries
 
 ROW, COLUMN = "1" * 8, " ".join("1" * 8)       # sides of 8 on a canvas of 8: columns 0 to 8
@@ -96,6 +96,12 @@ def test_a_run_may_choose_by_tasks_of_which_one_answer_is_wide(run, tmp_path):
     log = (tmp_path / "run" / "log.txt").read_text()
     assert "1 tasks have grids beyond the canvas of 8" in log
     assert "1 of 3 known answers do not fit" in log
+
+
+def test_the_canvas_holds_test_outputs_that_are_trained_on(run, tmp_path):
+    tasks = [*flip_tasks(3), make_task("wide", "1 > 1; 2 > 2", "3 > " + "1" * 20)]
+    run(train=write_tasks(tmp_path / "wide.json", tasks), val="", test="")
+    assert checkpoint(tmp_path / "run")["model_config"]["canvas"] == 32
 
 
 def test_tasks_to_train_on_must_fit_the_canvas(run, tmp_path):
