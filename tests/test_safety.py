@@ -305,6 +305,22 @@ def test_wrong_content_of_a_checkpoint_is_one_line(run, tmp_path, monkeypatch):
     assert tried > 500 and refused > tried / 2
 
 
+def test_a_checkpoint_of_a_network_that_was_changed_says_what_differs(run, tmp_path):
+    """A fork gave ModelConfig a field without a default; another one made the head wider."""
+    run(max_steps=2)
+    path, sound = tmp_path / "run" / "ckpt.pt", checkpoint(tmp_path / "run")
+    lacking = copy.deepcopy(sound)
+    del lacking["model_config"]["n_mlp"]
+    wider = copy.deepcopy(sound)
+    wider["model"]["head.weight"] = torch.zeros(15, sound["model_config"]["n_embd"])
+    for found, message in (
+            (lacking, "model_config: n_mlp is lacking, and has no default"),
+            (wider, r"model: head.weight is \(15, 32\), and this code's \(14, 32\)")):
+        torch.save(found, path)
+        with pytest.raises(UserError, match=message):
+            run(max_steps=2, eval_only=True)
+
+
 @pytest.mark.parametrize("optimizer", ["muon_schedulefree", "schedulefree", "adamw", "muon"])
 def test_another_optimizers_state_is_not_resumed(run, tmp_path, optimizer):
     run(optimizer=optimizer)
