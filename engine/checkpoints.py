@@ -98,9 +98,10 @@ def check_content(checkpoint):
         wrong = sizes(checkpoint.get(part, expected)) ^ sizes(expected)
         if wrong:
             name = min(name for name, *_ in wrong)
-            shapes = [tuple(weights[name].shape) if name in weights else "lacking"
-                      for weights in (checkpoint[part], expected)]
-            raise ValueError(f"{part}: {name} is {shapes[0]}, and this code's {shapes[1]}")
+            found, wanted = (f"{weights[name].dtype} {tuple(weights[name].shape)}"
+                             if name in weights else "lacking"
+                             for weights in (checkpoint[part], expected))
+            raise ValueError(f"{part}: {name} is {found}, and this code's is {wanted}")
 
 
 def snapshot_name(step):
