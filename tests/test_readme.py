@@ -1501,7 +1501,8 @@ def test_drafts_as_pairs_are_what_was_measured():
         assert rows[label] == [spread(draft, f"{key}_before"), spread(draft, without),
                                spread(draft, f"{key}_after"), spread(more, instead),
                                spread(longer, instead)]
-    assert f"as much more time gives {percent(mean([run['pass2'] for run in longer]))}" in README
+    said = f"as much more time gives {percent(mean([run['pass2'] for run in longer]))} %."
+    assert said in flat(REFINE)
     said = flat(REFINE)
     assert f"fixes {total(draft, 'fixed')} and breaks {total(draft, 'broken')}" in said
     near, fixed = total(draft, "near_misses"), total(draft, "near_misses_fixed")
@@ -1568,9 +1569,31 @@ def test_refinement_on_small_arc_tasks_is_what_was_measured():
         "near_misses", "near_misses_fixed", "fixed", "broken"))
     assert f"Of {near} near misses it fixes {mended}; it fixes {fixed} answers and " in flat(REFINE)
     assert f"breaks {broken}." in flat(REFINE)
-    score, control = (percent(mean([run[key] for run in runs[arm]])) for arm, key in (
-        ("refined", "pass2_after"), ("more training", "pass2")))
-    assert f"Small ARC-1 tasks: {score}, train.py {control}." in flat(README)
+
+
+def test_refinement_on_1d_arc_after_1000_steps_is_what_was_measured():
+    found = stored("refine/oned_arc_draft.json")
+    runs = {name: list(seeds.values()) for name, seeds in found["runs"].items()}
+    refined, keys = runs["refined"], ("single", "pass1", "pass2", "oracle")
+    trained = ("pass1_single", *keys[1:])
+    rows = table(REFINE, "| 1D-ARC, base network of 1,000 steps, 3 seeds |")
+    assert rows == {
+        "before": [spread(refined, f"{key}_before") for key in keys],
+        "refined, without a draft": ["-", *(spread(refined, f"{key}_without_draft")
+                                            for key in keys[1:])],
+        "refined, all answers": [spread(refined, f"{key}_after") for key in keys],
+        "instead, 1,000 more steps of train.py":
+            [spread(runs["2,000 steps"], key) for key in trained],
+        "instead, 4,000 more steps of train.py":
+            [spread(runs["5,000 steps"], key) for key in trained],
+    }
+    both, longer = found["minutes"]["refined"], found["minutes"]["5,000 steps"]
+    assert (f"take {mean(both):.1f} minutes ({min(both)} to {max(both)})" in flat(REFINE)
+            and f"take {mean(longer):.1f} ({min(longer)} to {max(longer)}," in flat(REFINE))
+    near, mended, fixed, broken = (total(refined, key) for key in (
+        "near_misses", "near_misses_fixed", "fixed", "broken"))
+    said = f"It fixes {mended} of {near:,} near misses, and {fixed} answers for {broken} that it"
+    assert said in flat(REFINE)
 
 
 def test_controls_of_refinement_are_what_was_measured():
@@ -1719,28 +1742,32 @@ def test_reranking_generated_tasks_is_what_was_measured():
 
 def test_refinement_on_the_front_page_is_what_was_measured():
     """pass@2 before, refined, and after more of train.py instead."""
-    in_weights, oned_arc, arc1 = (stored(f"refine/{name}.json")
-                                  for name in ("in_weights", "oned_arc", "arc1"))
+    in_weights, oned_arc, small_arc = (stored(f"refine/{name}.json") for name in (
+        "snapshots", "oned_arc_draft", "small_arc"))
+    oned_arc, small_arc, arc1 = oned_arc["runs"], small_arc["runs"], stored("refine/arc1.json")
 
     def average(runs, key):
         return percent(mean([run[key] for run in runs]))
 
-    def of(arm):
-        return list(in_weights[arm].values())
-    draft, more = refine_runs("draft"), refine_runs("more_training")
+    def of(found, arm):
+        return [found[arm][seed] for seed in "123" if seed in found[arm]]
+
+    def row(found, before, refined, more):
+        arms = before, (refined, "pass2_after"), (more, "pass2")
+        return [average(of(found, arm), key) for arm, key in arms]
+    draft, more = refine_runs("draft"), refine_runs("equal_time")
     expected = {
         "generated, in context":
             [average(draft, "pass2_before"), average(draft, "pass2_after"),
              average(more, "pass2")],
         "generated, in the weights":
-            [average(of("first"), "pass2"), average(of("refined"), "pass2_after"),
-             average(of("more_training"), "pass2")],
-        "1D-ARC, base network of 500 steps":
-            [*percents(oned_arc["refined_500"], "pass2_before", "pass2_after"),
-             percent(oned_arc["first_5000"]["pass2"])],
-        "ARC-1, re-ARC, 19M":
-            [*percents(arc1["refined"], "pass2_before", "pass2_after"),
-             percent(arc1["more_training"]["pass2"])],
+            row(in_weights, ("before", "pass2"), "refined", "more_training"),
+        "1D-ARC, base network of 1,000 steps":
+            row(oned_arc, ("refined", "pass2_before"), "refined", "5,000 steps"),
+        "small ARC-1 tasks, in the weights":
+            row(small_arc, ("refined", "pass2_before"), "refined", "more training"),
     }
+    older = percent(arc1["refined"]["pass2_after"]), percent(arc1["more_training"]["pass2"])
+    assert f"has {older[0]} on ARC-1 where more train.py has {older[1]}." in flat(README)
     rows = table(README, "| tasks | before | refined |")
     assert {label: cells[:3] for label, cells in rows.items()} == expected
