@@ -266,12 +266,11 @@ def split_sources(sources):
 
 
 def file_hashes(config):
-    """Returns {path: SHA-256} of the files that a run reads as sources, Kaggle's solutions too.
+    """Returns {path: SHA-256} of the files of train, val and test, Kaggle's solutions too.
 
-    Not of directories: `data` in config.json is a hash of all tasks.
+    Not of directories, nor of refine_train: `data` in config.json is a hash of all tasks.
     """
-    given = [config.train, config.val, config.test, config.refine_train]
-    given = [config.test] if config.eval_only else given
+    given = [config.test] if config.eval_only else [config.train, config.val, config.test]
     names = {source.name for sources in given if sources for source in split_sources(sources)}
     paths = {path for name in names - {"oned"} for path in (Path(name), solutions_of(Path(name)))}
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest()
