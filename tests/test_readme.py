@@ -818,7 +818,8 @@ def test_voted_attempts_are_what_was_measured(monkeypatch):
     means = [mean(right.values()) for right, _ in pairs]
     left_out = mean([without(right) for right, _ in pairs])
     assert two[1] == f"**{percent(mean(means))}** ({percent(left_out)} without)"
-    assert two[2].endswith("Mean of the three pairs: " + ", ".join(map(percent, means)))
+    first, second, third = map(percent, means)
+    assert two[2].endswith(f"The three pairs have {first}, {second} and {third}")
     of_two = mean([some for _, some in pairs])
     one = mean([run["pass2"] for run in runs_of("best")])
     assert f"is right in {percent(of_three)} %, of two in {percent(of_two)} (mean" in flat(ARC1)
@@ -1117,7 +1118,7 @@ def test_the_summary_of_levers_is_what_was_measured():
     in_eight = {name: f"{100 * m['effect']:+.1f} ± {100 * m['se_tasks']:.1f}"
                 for name, m in eight["effects"]["pass2"].items()}
     for name in ("qk_norm", "rate", "batch"):
-        in_eight[name] += ", not separable"
+        in_eight[name] += ", confounded"
     starts = {"NorMuon": in_six["rows"], "3 times": in_six["table"],
               "token and task": in_six["again"], "`qk_norm`": in_eight["qk_norm"],
               "dropout": in_eight["dropout"], "weight decay": in_eight["decay"],
