@@ -197,8 +197,12 @@ def check_together(c):
 # ------------------------------------------------------------------------------------------------
 # The loader
 
-def read_value(key, value, kind, where):
-    """Returns a value as the type of its knob; text is read as a literal unless kind is str."""
+KINDS = Config.__annotations__                 # knob -> type
+
+
+def read_value(key, value, where):
+    """Returns a value as the type of its knob; text is read as a literal unless that is str."""
+    kind = KINDS[key]
     if isinstance(value, str) and kind is not str:
         try:                                   # true and false, too
             value = ast.literal_eval(value.capitalize() if kind is bool else value)
@@ -239,19 +243,19 @@ def read_config(path):
     assigned = {}
     for key, value in found.items():
         own = key.startswith("_") or callable(value) or isinstance(value, types.ModuleType)
-        if key in Config.__annotations__ or not own:
+        if key in KINDS or not own:
             assigned[key] = value
     return assigned
 
 
-def unknown_knob(key, where, kinds):
-    near = difflib.get_close_matches(key, kinds, 1, 0.6)
-    near += [name for name in kinds if "".join(word[0] for word in name.split("_")) == key]
+def unknown_knob(key, where):
+    near = difflib.get_close_matches(key, KINDS, 1)
+    near += [name for name in KINDS if "".join(word[0] for word in name.split("_")) == key]
     cure = "; config/__init__.py lists them, and --help prints them"
-    if key.startswith("no_") and key[3:] in kinds:
+    if key.startswith("no_") and key[3:] in KINDS:
         cure = f"; write --{key[3:]}=False"
     elif near:
-        cure = f"; did you mean {near[0]} ({kinds[near[0]].__name__})?"
+        cure = f"; did you mean {near[0]} ({KINDS[near[0]].__name__})?"
     return UserError(f"{where}: there is no knob {key!r}{cure}")
 
 
@@ -267,7 +271,6 @@ def load_config(argv):
 
     A bare --key means True. UserError names an unknown key or a wrong type, and the cure.
     """
-    kinds = {field.name: field.type for field in dataclasses.fields(Config)}
     given, name = {}, ""
     for arg in argv:
         if arg in ("-h", "--help"):
@@ -278,9 +281,9 @@ def load_config(argv):
         if arg.startswith("--"):
             key, equals, value = arg[2:].partition("=")
             key, where = key.replace("-", "_"), "command line"
-            if not equals and kinds.get(key, bool) is not bool:
+            if not equals and KINDS.get(key, bool) is not bool:
                 raise UserError(f"--{key} needs a value, and is written --{key}=VALUE "
-                                f"({kinds[key].__name__})")
+                                f"({KINDS[key].__name__})")
             found = {key: value if equals else "True"}
         else:
             if name:
@@ -288,8 +291,8 @@ def load_config(argv):
                                 f"config.{name} import *")
             found, where, name = read_config(arg), arg, Path(arg).stem
         for key, value in found.items():
-            if key not in kinds:
-                raise unknown_knob(key, where, kinds)
-            given[key] = read_value(key, value, kinds[key], where)
+            if key not in KINDS:
+                raise unknown_knob(key, where)
+            given[key] = read_value(key, value, where)
     given["out_dir"] = given.get("out_dir") or f"out/{name or 'run'}"
     return Config(**given), given
