@@ -3,6 +3,7 @@ import hashlib
 
 import numpy as np
 
+from arc.task import known_pairs
 from arc.views import IDENTITY, SYMMETRIES, random_colors, transform, view_pairs
 from config import UserError
 
@@ -14,16 +15,23 @@ TWINS |= {second: first for first, second in TWINS.items()}
 
 
 def digest(data):
-    return hashlib.blake2b(data, digest_size=8)
+    return hashlib.blake2b(data, digest_size=8).digest()
+
+
+def known_grids(grid, answer):
+    """Returns the grids of a pair: its input alone where the answer is None."""
+    return [part for part in (grid, answer) if part is not None]
 
 
 def pair_key(grid, answer):
     """Returns a hash of a pair, or of its input alone where the answer is None."""
-    parts = []
-    for part in (grid, answer):
-        if part is not None:
-            parts.append(f"{part.shape}".encode() + np.ascontiguousarray(part).tobytes())
-    return digest(b"|".join(parts)).digest()
+    parts = [f"{part.shape}".encode() + part.tobytes() for part in known_grids(grid, answer)]
+    return digest(b"|".join(parts))
+
+
+def pair_keys(tasks):
+    """Returns the keys of all pairs of tasks, unanswered ones too."""
+    return frozenset(pair_key(*pair) for task in tasks for pair in task.train + task.test)
 
 
 def key_text(pair):
@@ -37,19 +45,19 @@ def form_key(grid, answer):
     It is the least of the pair's eight forms, with colors numbered in order of appearance. Where
     the answer is None, the input's alone.
     """
-    grids, forms = [part for part in (grid, answer) if part is not None], []
+    forms = []
     for symmetry in range(SYMMETRIES):
-        turned = [transform(part, symmetry) for part in grids]
+        turned = [transform(part, symmetry) for part in known_grids(grid, answer)]
         cells = np.concatenate([part.ravel() for part in turned])
         _, first, color = np.unique(cells, return_index=True, return_inverse=True)
         numbered = np.argsort(np.argsort(first))[color].astype(np.uint8)
         forms.append("".join(str(part.shape) for part in turned).encode() + numbered.tobytes())
-    return digest(min(forms)).digest()
+    return digest(min(forms))
 
 
 def rough_form(grid, answer):
     """Returns less than `form_key` tells, sooner: the sides, and how often the colors come."""
-    grids = [part for part in (grid, answer) if part is not None]
+    grids = known_grids(grid, answer)
     counts = np.bincount(np.concatenate([part.ravel() for part in grids]))
     sides = [side for part in grids for side in sorted(part.shape)]
     return (*sides, *sorted(counts[counts > 0].tolist()))
@@ -93,8 +101,8 @@ def allowed_colors(rng, fixed, banned, pairs, symmetry):
 
 def task_key(task):
     """Returns a hash of a task's demonstrations. A task is recognised by its id and this."""
-    keys = sorted(pair_key(grid, answer) for grid, answer in task.train)
-    return digest(b"".join(keys)).hexdigest()
+    keys = sorted(pair_key(*pair) for pair in task.train)
+    return digest(b"".join(keys)).hex()
 
 
 def guard(train, protected):
@@ -104,13 +112,13 @@ def guard(train, protected):
     be its twin. One that shares an id or a pair with an earlier one is merged into it.
     """
     ids = {task.id for task in protected}
-    keys = {pair_key(*pair) for task in protected for pair in task.train + task.test}
+    keys = pair_keys(protected)
     kept = {}                                  # id -> task
     owner = {}                                 # key of a pair -> id of the task that has it
     home = {}                                  # id -> id of the task that its pairs went to
     dropped, merged = [], 0
     for task in train:
-        pairs = {pair_key(a, b): (a, b) for a, b in task.train + task.test if b is not None}
+        pairs = {pair_key(*pair): pair for pair in known_pairs(task)}
         if (task.id in ids or TWINS.get(task.id) in ids
                 or any(is_banned(pair, keys) for pair in task.train + task.test)):
             dropped.append(task.id)
@@ -120,7 +128,7 @@ def guard(train, protected):
             kept[task.id] = task
         else:
             first = kept[twin]
-            have = {pair_key(a, b) for a, b in first.train + first.test}
+            have = pair_keys([first])
             new = [pair for key, pair in pairs.items() if key not in have]
             kept[twin] = first._replace(train=first.train + new)
             merged += 1

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from arc import oned
-from arc.leaks import guard, pair_key
+from arc.leaks import guard, pair_key, pair_keys
 from arc.task import Task, grids_of
 from arc.tokens import COLORS
 from config import UserError, split_names
@@ -431,11 +431,9 @@ def load_data(config):
             known = [answer is not None for task in tasks for _, answer in task.test]
             lines.append(f"{name:6s} {len(tasks)} tasks, {len(known)} queries, {sum(known)} with "
                          "known answers")
-    banned = frozenset(pair_key(*pair) for task in protected
-                       for pair in task.train + task.test)
     test_pairs = [pair for task in protected for pair in task.test]
     return Data(train, val, test, generated, families, frozenset(task.id for task in protected),
-                banned, test_pairs, untrained, dropped, lines)
+                pair_keys(protected), test_pairs, untrained, dropped, lines)
 
 
 def asked_elsewhere(tasks):
