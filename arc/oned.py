@@ -257,11 +257,7 @@ def lengths_of(rows):
 
 def traits_of(rows):
     """Returns {(length of a block, whether no block of its row is longer)}."""
-    traits = set()
-    for lengths in lengths_of(rows):
-        longest = max(lengths)
-        traits.update((length, length == longest) for length in lengths)
-    return traits
+    return {(length, length == max(lengths)) for lengths in lengths_of(rows) for length in lengths}
 
 
 def longest_tie(rows):
@@ -336,7 +332,7 @@ def paint(rows, n, upright):
 
 def check_family(family):
     if family not in FAMILIES:
-        nearest = get_close_matches(str(family), FAMILIES, len(FAMILIES), 0)
+        nearest = get_close_matches(family, FAMILIES, len(FAMILIES), 0)
         raise UserError(f"no family {family!r} in 1D-ARC; known, nearest first: "
                         + ", ".join(nearest))
 
@@ -377,27 +373,32 @@ def draw_task(rng, family, widths=(7, 16), lift=False, rows=ROWS, name="0"):
     raise UserError(f"{family}: no task of width {n} in {TRIES} drawings; allow wider rows")
 
 
-def stream(seed, families=None, widths=(7, 16), lift=0.2, balanced=False):
-    """Yields tasks without end, the same for the same seed, a number or a string such as "0/17".
+def stream(seed, families=None, widths=(7, 16), lift=0.2):
+    """Yields tasks to train on without end, the same for the same seed, a number or a string.
 
-    balanced: families take turns, and exactly the share `lift` of each is lifted, for val and test.
-    Without it both are left to chance, for training.
+    Family and lift are left to chance.
     """
     rng = random.Random(seed)
     names = list(families or FAMILIES)
     for i in itertools.count():
-        if balanced:
-            turn, number = divmod(i, len(names))
-            lifted = round((turn + 1) * lift) > round(turn * lift)
-        else:
-            number = draw_int(rng, 0, len(names) - 1)
-            lifted = rng.random() < lift
-        yield draw_task(rng, names[number], widths, lifted, name=str(i))
+        family = names[draw_int(rng, 0, len(names) - 1)]
+        yield draw_task(rng, family, widths, rng.random() < lift, name=str(i))
 
 
-def draw_tasks(seed, count, families=None, widths=(7, 16), lift=0.2):
-    """Returns the first `count` tasks of a balanced stream."""
-    return list(itertools.islice(stream(seed, families, widths, lift, balanced=True), count))
+def draw_tasks(seed, count, families=None, widths=(7, 16), lift=0.2, label=""):
+    """Returns `count` tasks to judge by, the same for the same seed.
+
+    Families take turns, and exactly the share `lift` of each is lifted. Ids are "1d_fill/0" or,
+    with the label "val-", "1d_fill/val-0".
+    """
+    rng = random.Random(seed)
+    names = list(families or FAMILIES)
+    tasks = []
+    for i in range(count):
+        turn, number = divmod(i, len(names))
+        lifted = round((turn + 1) * lift) > round(turn * lift)
+        tasks.append(draw_task(rng, names[number], widths, lifted, name=f"{label}{i}"))
+    return tasks
 
 
 def widest(families, width):
@@ -422,11 +423,6 @@ def family_of(task_id):
 def dimension_of(family):
     """Returns "1d" or "2d", or "" where the name does not tell."""
     return family[:2] if family.startswith(("1d_", "2d_")) else ""
-
-
-def relabel(tasks, label):
-    """Returns the tasks with a label in their ids, such as "1d_fill/val-0"."""
-    return [task._replace(id=task.id.replace("/", f"/{label}-")) for task in tasks]
 
 
 def by_family(task_ids, values):

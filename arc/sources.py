@@ -468,12 +468,11 @@ def families_of(config):
 
 def drawer(config, name, families):
     """Returns draw(count or None) -> tasks of the generator, the same for the same name."""
-    widths = config.oned_min_width, config.oned_max_width
+    widths, label = (config.oned_min_width, config.oned_max_width), name.partition("/")[0]
 
     def draw(count):
         count = count or config.oned_eval * len(families)
-        tasks = oned.draw_tasks(name, count, families, widths, config.oned_lift)
-        return oned.relabel(tasks, name.partition("/")[0])
+        return oned.draw_tasks(name, count, families, widths, config.oned_lift, f"{label}-")
     return draw
 
 

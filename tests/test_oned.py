@@ -22,7 +22,6 @@ import pytest
 
 from arc import oned
 from arc.oned import FAMILIES, draw_task, draw_tasks
-from arc.task import Task
 from config import UserError
 
 BLOCK = "[1-9]+"
@@ -412,8 +411,13 @@ def test_a_task_id_tells_family_and_dimension():
 
 
 def test_a_label_tells_tasks_of_the_same_number_apart():
-    tasks = oned.relabel([Task("1d_fill/0", [], []), Task("2d_move_1p/19", [], [])], "val")
-    assert [task.id for task in tasks] == ["1d_fill/val-0", "2d_move_1p/val-19"]
+    settings = dict(count=4, families=["1d_fill", "1d_move_1p"], lift=0.5)
+    tasks = draw_tasks("val", **settings, label="val-")
+    ids = ["1d_fill/val-0", "1d_move_1p/val-1", "2d_fill/val-2", "2d_move_1p/val-3"]
+    assert [task.id for task in tasks] == ids
+    unlabelled = draw_tasks("val", **settings)
+    assert as_lists(unlabelled) == as_lists([task._replace(id=task.id.replace("val-", ""))
+                                             for task in tasks])
 
 
 def test_means_by_family_and_dimension_count_every_task_once():
