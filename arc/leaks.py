@@ -114,8 +114,7 @@ def guard(train, protected):
     ids = {task.id for task in protected}
     keys = pair_keys(protected)
     kept = {}                                  # id -> task
-    owner = {}                                 # key of a pair -> id of the task that has it
-    home = {}                                  # id -> id of the task that its pairs went to
+    home = {}                                  # id, or key of a pair -> id of the task it went to
     dropped, merged = [], 0
     for task in train:
         pairs = {pair_key(*pair): pair for pair in known_pairs(task)}
@@ -123,17 +122,17 @@ def guard(train, protected):
                 or any(is_banned(pair, keys) for pair in task.train + task.test)):
             dropped.append(task.id)
             continue
-        twin = home.get(task.id) or next((owner[k] for k in pairs if k in owner), None)
-        if twin is None:
-            kept[task.id] = task
+        names = [task.id, *pairs]              # what tells that two tasks are one
+        twin = next((home[name] for name in names if name in home), task.id)
+        home.update(dict.fromkeys(names, twin))
+        if twin not in kept:
+            kept[twin] = task
         else:
             first = kept[twin]
             have = pair_keys([first])
             new = [pair for key, pair in pairs.items() if key not in have]
             kept[twin] = first._replace(train=first.train + new)
             merged += 1
-        home[task.id] = twin or task.id
-        owner.update(dict.fromkeys(pairs, home[task.id]))
     # other pairs under an id whose rule is protected
     late = {home[name] for name in dropped if name in home}
     usable = [task for name, task in kept.items() if name not in late]
