@@ -86,34 +86,38 @@ def score(tasks, predictions, attempts):
     pass2: attempts; oracle: some attempt; prediction_cells: cell accuracy of the plain view, 0 for
     a wrong shape; failed_predictions: share that is no grid; tasks: how many were scored.
     """
-    predicted, results = by_query(predictions), defaultdict(list)
+    predicted, means = by_query(predictions), []
     for task in tasks:
         rows = []
         for i, (_, answer) in enumerate(task.test):
             if answer is not None:
                 key = task.id, i
                 rows.append(score_query(answer, predicted[key], attempts.get(key, [])))
-        for name in rows[0] if rows else ():
-            results[name].append(float(np.mean([row[name] for row in rows])))
-    metrics = {name: float(np.mean(values)) for name, values in results.items()}
-    failed = [p.grid is None for p in predictions]
-    metrics["failed_predictions"] = float(np.mean(failed)) if failed else 0.0
-    return {**metrics, "tasks": len(results["pass1"])}
+        if rows:
+            means.append(mean_of(rows))
+    failed = [p.grid is None for p in predictions] or [False]
+    return {**mean_of(means), "failed_predictions": float(np.mean(failed)), "tasks": len(means)}
+
+
+def mean_of(rows):
+    """Returns the mean of each metric over rows {metric: value}; nothing where there are none."""
+    names = rows[0] if rows else ()
+    return {name: float(np.mean([row[name] for row in rows])) for name in names}
 
 
 def score_query(answer, predictions, grids):
     """Returns the metrics of one query: its predictions in all views, its attempts best first."""
-    plain = next((p.grid for p in predictions if p.view == 0), None)
+    in_plain_view = next((p.grid for p in predictions if p.view == 0), None)
     in_views = [same(p.grid, answer) for p in predictions]
     attempted = [same(grid, answer) for grid in grids]
-    comparable = plain is not None and plain.shape == answer.shape
+    comparable = np.shape(in_plain_view) == answer.shape
     return {
-        "pass1_single": same(plain, answer),
+        "pass1_single": same(in_plain_view, answer),
         "pass1_view": np.mean(in_views or [False]),
         "pass1": any(attempted[:1]),
         "pass2": any(attempted[:2]),
         "oracle": any(attempted),
-        "prediction_cells": float((plain == answer).mean()) if comparable else 0.0,
+        "prediction_cells": (in_plain_view == answer).mean() if comparable else 0.0,
     }
 
 

@@ -82,8 +82,8 @@ def encode_pair(pair):
 
 def decode_grid(tokens):
     """Returns the grid (H, W) uint8 of an answer without its `end`; None if it is no rectangle."""
-    width = np.append(tokens, ROW).tolist().index(ROW)         # of the first row
-    if width == 0 or len(tokens) == 0 or len(tokens) % (width + 1):
+    width = np.append(tokens, ROW).tolist().index(ROW)         # of the first row, or 0
+    if width == 0 or len(tokens) % (width + 1):
         return None
     grid = tokens.reshape(-1, width + 1)[:, :-1].astype(np.uint8)
     if grid.max() >= COLORS or not np.array_equal(encode_grid(grid), tokens):
