@@ -61,14 +61,18 @@ def page(log, config, metrics, tasks, attempts, before):
     names = log.folder.resolve().parts
     title = escape("/".join(names[-2 if names[-1] == "refine" else -1:]))
     parts = [
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{title}</title><style>{STYLE}</style></head><body>",
         f"<h1>{title}</h1>",
         in_row(tiles(metrics)),
         table("facts", facts(config, metrics, saved, call, records)),
         in_row(charts(records)),
         family_tables(metrics.get("families", {})),
         gallery(tasks, attempts, before) if tasks else "",
+        "</body></html>\n",
     ]
-    return "\n".join([HEAD.format(title=title, style=STYLE), *parts, "</body></html>\n"])
+    return "\n".join(parts)
 
 
 def read(path):
@@ -362,10 +366,6 @@ def png(grid, cell, wrong=None):
 # ------------------------------------------------------------------------------------------------
 # The page's style
 
-HEAD = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title><style>{style}</style></head><body>"""
 STYLE = """
 :root { color-scheme: light dark; --ink: #222; --soft: #666; --paper: #fff; --box: #f2f2f0;
   --right: #14742b; --wrong: #b3261e; --curve: #0b62c4 }
