@@ -182,12 +182,12 @@ def main(argv=None):
     asked = {task.id: len(task.test) for task in tasks}
     if found and not asked.keys() & found.keys():
         raise UserError(f"{argv[0]} answers none of the tasks of {argv[1]}: another file?")
-    queries = [(name, i) for name, count in asked.items() for i in range(count)]
-    missing = [query for query in queries if is_empty(attempts.get(query, []))]
+    empty = [is_empty(attempts.get((name, i), []))
+             for name, count in asked.items() for i in range(count)]
     not_asked = [plain(name) for name, rows in found.items() if len(rows) > asked.get(name, -1)]
     lines += [f"{name}: {metrics[name]:.4f}" for name in ("pass1", "pass2") if name in metrics]
     lines += [f"scored: {metrics['tasks']} of {len(tasks)} tasks, those whose answers are known",
-              f"without an attempt, or [[0]]: {len(missing)} of {len(queries)} queries",
+              f"without an attempt, or [[0]]: {sum(empty)} of {len(empty)} queries",
               f"not asked for: {len(not_asked)} ids {first_of(not_asked)}".rstrip()]
     print("\n".join(lines))
     return metrics
