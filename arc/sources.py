@@ -394,7 +394,7 @@ def fingerprint(data, drafted=()):
     """
     parts = []
     for task in [*data.train, NO_TASK, *data.val, NO_TASK, *data.test, *drafted]:
-        parts.append(f"{task.id} {len(task.train)}".encode("utf-8", "replace"))
+        parts.append(f"{task.id} {len(task.train)}".encode())
         parts += [pair_key(*pair) for pair in task.train + task.test]
     return hashlib.sha256(b"|".join(parts)).hexdigest()
 
