@@ -1,7 +1,7 @@
 """Grids in the terminal, each cell two columns of its color, as ARC's own viewer paints them.
 
     python -m arc.show FILE TASK       one task: grids in color, every token with its coordinates
-    python -m arc.show oned 1d_flip    the same for a generated task
+    python -m arc.show oned 1d_flip    the same for a generated task; 2d_flip is one lifted to 2D
 """
 import difflib
 import os
@@ -147,16 +147,19 @@ def find_task(tasks, name, source):
 
 def main(argv=None):
     argv = sys.argv[1:] if argv is None else argv
-    if "--help" in argv:
-        print(__doc__)
+    if not argv or "--help" in argv:
+        print(__doc__ + "\nFamilies of oned: " + " ".join(oned.FAMILIES))
         return
-    if not argv:
-        raise UserError(__doc__)
     source, name = [*argv, ""][:2]
-    tasks = oned.draw_tasks("look", 18) if source == "oned" else load_tasks(source)
+    # five of each family, of which one is lifted
+    count = 5 * len(oned.FAMILIES)
+    tasks = oned.draw_tasks("look", count) if source == "oned" else load_tasks(source)
     task = find_task(tasks, name, source)
     print(task_text(task))
-    tokens = np.concatenate([encode_pair(pair)[0] for pair in task.train + task.test[:1]])
+    pairs = task.train + task.test[:1]
+    if not pairs:
+        return
+    tokens = np.concatenate([encode_pair(pair)[0] for pair in pairs])
     print("index  token  pair side    row column")
     for token, (index, number, row, column) in zip(tokens, trace(tokens)):
         side = "output" if number % 2 else "input"

@@ -136,8 +136,8 @@ def read_tasks(raw, path, max_demos=None):
 
 
 def solutions_of(path):
-    """Returns the path of the solutions to a challenges file; of another file its own path."""
-    return path.with_name(path.name.replace("challenges", "solutions"))
+    """Returns the path of the solutions to a challenges file; of another path itself."""
+    return path.parent / path.name.replace("challenges", "solutions")
 
 
 def read_solutions(raw, path):

@@ -282,6 +282,16 @@ def test_a_task_is_found_by_its_id_or_the_start_of_it_and_shown_token_by_token(c
     assert [row[0] for row in rows] == [str(index) for index in range(len(rows))]
     with pytest.raises(UserError, match="oned has no task '1d_flop'; near it: 1d_flip"):
         show.main(["oned", "1d_flop"])
+    show.main(["oned", "2d_flip"])             # lifted: several rows in a grid
+    assert re.search("input [2-9]x", capsys.readouterr().out)
+    show.main([])
+    assert "1d_recolor_oe" in capsys.readouterr().out
+
+
+def test_a_task_without_pairs_is_shown_as_it_is(tmp_path, capsys):
+    (tmp_path / "empty.json").write_text('{"train": [], "test": []}')
+    show.main([str(tmp_path / "empty.json")])
+    assert "0 demonstrations, 0 queries" in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------------------------

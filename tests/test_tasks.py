@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from arc.leaks import form_key, guard, held_out, pair_key
-from arc.sources import (asked_elsewhere, canvas_for, canvas_lines, check_canvas, load_data,
-                         load_tasks, split_sources)
+from arc.sources import (asked_elsewhere, canvas_for, canvas_lines, check_canvas, file_hashes,
+                         load_data, load_tasks, split_sources)
 from arc.task import Task, grids_of
 from arc.tokens import (COLORS, END, OUT, ROW, START, VOCAB, advance, decode_grid, encode_grid,
                         encode_pair, trace)
@@ -220,6 +220,12 @@ def test_challenges_find_their_solutions(tmp_path):
     solutions.symlink_to(solutions)
     with pytest.raises(UserError, match="solutions.json: not readable as JSON .*links"):
         load_tasks(str(path))
+
+
+@pytest.mark.parametrize("folder", [".", "/", ".."])
+def test_a_folder_without_a_name_is_a_source_that_has_no_hash(folder):
+    config = Config(out_dir="", train=folder, val="", test="oned")
+    assert file_hashes(config) == {}
 
 
 def test_directory_of_single_tasks_and_sources_joined(tmp_path):
