@@ -90,7 +90,7 @@ def main(argv=None):
         drafts = Drafts(run.extra["drafts"], tasks, banned_keys(config, data), drafter)
         run.trained_keys = keys_trained_on([*fresh.pairs, *drafts.pairs], base)
         queries = known_queries(data.val, config)
-        answered = [p.grid for p in drafter.predict_queries(queries)] if queries else []
+        answered = [p.grid for p in drafter.predict_queries(queries)]
         fit(run, partial(alternate, fresh, drafts),
             (lambda: validate(refiner, queries, answered)) if queries else None)
         metrics["train_minutes"] = run.seconds / 60
@@ -302,7 +302,7 @@ def answers_to(tasks, drafter, path):
     hard = [task for task in tasks if task.id in failed]
     easy = [task for task in tasks if task.id not in failed]
     chosen = hard + easy[:max(len(hard), config.refine_tasks // 10)]
-    attempts = attempts_by_votes(drafter.predict(chosen, config.refine_views)) if chosen else {}
+    attempts = attempts_by_votes(drafter.predict(chosen, config.refine_views))
     log(f"{path}: fails {len(hard)} of {len(tasks)} tasks; {clock(time.time() - started)}")
     found = []
     for n, task in enumerate(tasks):

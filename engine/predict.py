@@ -333,6 +333,8 @@ class Predictor:
 
     def predict_queries(self, queries, sample=False):
         """Returns a Prediction for each query."""
+        if not queries:
+            return []
         query_set = self.query_set(queries)
         answers = dict(zip(query_set.fitting, self.decode(query_set, sample)))
         failed = len(queries) - len(query_set.fitting)
@@ -361,9 +363,7 @@ class Predictor:
         early = [query for query in queries if query.view < n_early]
         late = [query for query in queries if query.view >= n_early]
         predictions = self.predict_queries(early)
-        if late:
-            predictions += self.predict_queries(self.propose(late, predictions))
-        return predictions
+        return predictions + self.predict_queries(self.propose(late, predictions))
 
     def log_unanswered(self, attempts):
         """Logs how many queries have no attempt. attempts: {(task id, test): grids}."""
