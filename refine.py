@@ -90,9 +90,9 @@ def main(argv=None):
         drafts = Drafts(run.extra["drafts"], tasks, banned_keys(config, data), drafter)
         run.trained_keys = keys_trained_on([*fresh.pairs, *drafts.pairs], base)
         queries = known_queries(data.val, config)
-        answered = [p.grid for p in drafter.predict_queries(queries)]
+        queries = with_drafts(queries, drafter.predict_queries(queries))
         fit(run, partial(alternate, fresh, drafts),
-            (lambda: validate(refiner, queries, answered)) if queries else None)
+            partial(validate, refiner, queries) if queries else None)
         metrics["train_minutes"] = run.seconds / 60
 
     # ---- predict and score, with the averaged weights (--eval_only has loaded nothing else)
@@ -391,58 +391,59 @@ def alternate(fresh, drafts, start, workers):
 # Using it
 
 
-def read_drafts(refiner, queries, drafts):
-    """Returns a Prediction for each query that reads its draft; None where there is no draft.
+def with_drafts(queries, predictions):
+    """Returns the queries, in the plain view, with what was predicted there as their drafts."""
+    grids = {(p.task, p.test): p.grid for p in predictions if p.view == 0}
+    return [query._replace(draft=grids[query.key]) for query in queries]
+
+
+def read_drafts(refiner, queries):
+    """Returns the Predictions of the queries that have a draft, after they have read it.
 
     The draft is also proposed: where the network keeps it, one forward pass verifies it. A draft
     that is too long is not read.
     """
-    readable = [k for k, grid in enumerate(drafts) if grid is not None and refiner.fits(grid)]
-    predictions = [None] * len(queries)
-    if readable:
-        reading = [queries[k]._replace(draft=drafts[k], proposal=drafts[k]) for k in readable]
-        for k, prediction in zip(readable, refiner.predict_queries(reading)):
-            predictions[k] = prediction
-    return predictions
+    return refiner.predict_queries([query._replace(proposal=query.draft) for query in queries
+                                    if query.draft is not None and refiner.fits(query.draft)])
+
+
+def correct(refiner, queries):
+    """Returns each query's grid after its draft was read; the draft where no grid came of it."""
+    grids = {(p.task, p.test): p.grid for p in read_drafts(refiner, queries) if p.grid is not None}
+    return [grids.get(query.key, query.draft) for query in queries]
 
 
 def wrong_cells(grid, answer):
     """Returns how many cells differ; -1 for another shape, or no grid."""
-    if grid is None or grid.shape != answer.shape:
-        return -1
-    return int((grid != answer).sum())
+    return int((grid != answer).sum()) if np.shape(grid) == answer.shape else -1
 
 
-def compare(queries, drafts, refined):
-    """Returns what became of drafts when they were read: `refined` Predictions or None.
+def compare(queries, corrected):
+    """Returns what became of the queries' drafts. corrected: their grids, see `correct`.
 
-    Exact grids and cells, before and after; fixed; broken; near misses. A query without a corrected
-    grid keeps its draft.
+    Exact grids and cells, before and after; fixed; broken; near misses.
     """
-    grids = [draft if p is None or p.grid is None else p.grid for draft, p in zip(drafts, refined)]
     size = np.array([query.target.size for query in queries])
-    wrong, metrics = [], {}
-    for name, judged in (("before", drafts), ("after", grids)):
-        cells = np.array([wrong_cells(grid, query.target) for grid, query in zip(judged, queries)])
-        metrics[f"single_{name}"] = float((cells == 0).mean())
-        metrics[f"cells_{name}"] = float(np.where(cells < 0, 0, 1 - cells / size).mean())
-        wrong.append(cells)
-    before, after = wrong
+    before = np.array([wrong_cells(query.draft, query.target) for query in queries])
+    after = np.array([wrong_cells(grid, query.target) for query, grid in zip(queries, corrected)])
+    metrics = {}
+    for name, wrong in (("before", before), ("after", after)):
+        metrics[f"single_{name}"] = float((wrong == 0).mean())
+        metrics[f"cells_{name}"] = float(np.where(wrong < 0, 0, 1 - wrong / size).mean())
     near = (before > 0) & (before <= NEAR)
     counts = dict(fixed=(before != 0) & (after == 0), broken=(before == 0) & (after != 0),
                   near_misses=near, near_misses_fixed=near & (after == 0), wrong_shapes=before < 0)
     return {**metrics, **{name: int(mask.sum()) for name, mask in counts.items()}}
 
 
-def validate(refiner, queries, answered):
-    """Corrects what the base network answered to val's plain queries. Returns metrics."""
-    m = compare(queries, answered, read_drafts(refiner, queries, answered))
+def validate(refiner, queries):
+    """Corrects the drafts of val's queries. Returns metrics."""
+    m = compare(queries, correct(refiner, queries))
     refiner.log(f"  val: exact {m['single_before']:.1%} -> {m['single_after']:.1%}  cells "
                 f"{m['cells_before']:.1%} -> {m['cells_after']:.1%}  fixed {m['fixed']}  broken "
                 f"{m['broken']}  near misses {m['near_misses']}, of them fixed "
                 f"{m['near_misses_fixed']}")
-    judged, _ = refiner.judge_targets([query._replace(draft=grid)
-                                       for query, grid in zip(queries, answered)])
+    judged, _ = refiner.judge_targets(queries)
     return {**m, "exact": m["single_after"], "loss": judged["loss"]}
 
 
@@ -464,10 +465,9 @@ def predict_and_score(drafter, refiner, tasks, step):
     without, attempts = refiner.rank_and_score(tasks, first, sampled)
     log.write_json("submission.json", submission(tasks, attempts))
     votes = attempts_by_votes(first)
-    reading = [(query, grid) for query in make_queries(tasks, config.views, config)
-               for grid in votes.get(query.key, [])[:DRAFTS]]
-    second = read_drafts(refiner, *zip(*reading)) if reading else []
-    predictions = first + [prediction for prediction in second if prediction is not None]
+    reading = [query._replace(draft=grid) for query in make_queries(tasks, config.views, config)
+               for grid in votes[query.key][:DRAFTS]]
+    predictions = first + read_drafts(refiner, reading)
     scores, attempts = refiner.rank_and_score(tasks, predictions, sampled)
     log.write_json("submission.json", submission(tasks, attempts))
     log(f"predictions: {len(predictions)}, {len(predictions) - len(first)} of them after a draft, "
@@ -479,14 +479,13 @@ def predict_and_score(drafter, refiner, tasks, step):
         return {}, attempts, base_attempts
 
     # what one draft became: the base network's answer in the plain view, corrected
-    answered = {(p.task, p.test): p.grid for p in base_predictions if p.view == 0}
-    drafts = [answered[query.key] for query in queries]
-    refined = read_drafts(refiner, queries, drafts)
-    changed = [(query, p.grid) for query, draft, p in zip(queries, drafts, refined)
-               if p is not None and p.grid is not None and not same(p.grid, draft)]
+    queries = with_drafts(queries, base_predictions)
+    corrected = correct(refiner, queries)
+    changed = [(query, grid) for query, grid in zip(queries, corrected)
+               if not same(grid, query.draft)]
     for query, grid in changed[:3]:
         log(show.picture(query.task, query.test, grid, "refined"))
-    metrics = compare(queries, drafts, refined)
+    metrics = compare(queries, corrected)
     parts = dict(before=base_scores, without_draft=without, after=scores)
     for name, part in parts.items():
         for key in ("pass1", "pass2", "oracle", "pass1_by_votes", "pass2_by_votes"):

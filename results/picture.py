@@ -18,7 +18,7 @@ from config import UserError, load_config
 from engine.devices import pick_device
 from engine.predict import Predictor, make_queries
 from engine.checkpoints import load_checkpoint, rebuild
-from refine import read_drafts
+from refine import read_drafts, with_drafts
 
 FAMILIES = ["1d_fill", "1d_mirror", "1d_flip", "1d_recolor_cnt", "2d_hollow", "2d_pcopy_mc"]
 
@@ -73,10 +73,10 @@ def main(argv):
     predictions = Predictor(model, config, {}, device).predict(chosen, views=1)
     found = load_checkpoint(f"{config.out_dir}/refine/ckpt.pt", "Refiner", "run refine.py first")
     refiner = Predictor(rebuild(found, device), config, {}, device)
-    drafts = [prediction.grid for prediction in predictions]
-    refined = read_drafts(refiner, make_queries(chosen, 1, config), drafts)
+    queries = with_drafts(make_queries(chosen, 1, config), predictions)
+    refined = {after.task: after.grid for after in read_drafts(refiner, queries)}
     rows = {}
-    for task, prediction, after in zip(chosen, predictions, refined):
+    for task, prediction in zip(chosen, predictions):
         grid, output = task.train[0]
         query, answer = task.test[0]
         rows[task.id] = [
@@ -85,7 +85,7 @@ def main(argv):
             ("query", query, None),
             ("target", answer, None),
             ("prediction", prediction.grid, answer),
-            ("refined", after and after.grid, answer),
+            ("refined", refined.get(task.id), answer),
         ]
     path = Path(own["out"] or config.out_dir) / "predictions.svg"
     write_text(path, svg(rows))

@@ -174,7 +174,7 @@ def test_it_learns_to_repair_errors_it_has_never_seen():
         optimizer.step(1e-2)
     with refine.averaged(model, optimizer):
         unseen = planted(2, 100)
-        found = refine.read_drafts(asking, unseen, [query.draft for query in unseen])
+        found = refine.read_drafts(asking, unseen)
     fixed = [same(prediction.grid, query.target) for prediction, query in zip(found, unseen)]
     assert np.mean(fixed) > 0.5
 
@@ -442,14 +442,16 @@ def test_a_snapshot_of_another_run_is_refused(tmp_path, monkeypatch):
 # Using it
 
 
-def test_what_became_of_drafts_is_counted_by_hand():
+def test_what_became_of_drafts_is_counted_by_hand(monkeypatch):
     tasks = [make_task(f"t{i}", "1 > 1", "1 > 1234567") for i in range(5)]
-    queries = [query for query in make_queries(tasks, 1, Config()) if query.target is not None]
     right, near, far = grid("1234567"), grid("1234560"), grid("0000000")
-    drafts = [right, near, far, None, right]
-    refined = [grid and Prediction("t", 0, 0, grid[0], -1.0)
-               for grid in ([near], [right], [near], [None], None)]
-    m = refine.compare(queries, drafts, refined)
+    drafts = [Prediction(f"t{i}", 0, 0, draft, -1.0)
+              for i, draft in enumerate([right, near, far, None, right])]
+    queries = refine.with_drafts(make_queries(tasks, 1, Config()), drafts)
+    read = [Prediction(f"t{i}", 0, 0, refined, -1.0)
+            for i, refined in enumerate([near, right, near, None])]    # the last is not read
+    monkeypatch.setattr(refine, "read_drafts", lambda refiner, queries: read)
+    m = refine.compare(queries, refine.correct(None, queries))
     assert (m["fixed"], m["broken"], m["near_misses"], m["near_misses_fixed"]) == (1, 1, 1, 1)
     assert (m["single_before"], m["single_after"], m["wrong_shapes"]) == (0.4, 0.4, 1)
     assert m["cells_after"] == pytest.approx((6 / 7 + 1 + 6 / 7 + 0 + 1) / 5)
@@ -458,10 +460,10 @@ def test_what_became_of_drafts_is_counted_by_hand():
 def test_a_draft_that_cannot_stand_is_not_read():
     """One that is too long, or leaves the canvas, or is no grid."""
     _, model, _ = grown()
-    queries = [query_of(TASK)] * 4
-    drafts = [grid("1" * 9), None, grid("12"), grid(" ".join(["123456"] * 7))]
-    found = refine.read_drafts(predictor(model), queries, drafts)
-    assert [answer is None for answer in found] == [True, True, False, True]
+    queries = [query_of(TASK, draft)._replace(view=number) for number, draft
+               in enumerate(["1" * 9, None, "12", " ".join(["123456"] * 7)])]
+    found = refine.read_drafts(predictor(model), queries)
+    assert [prediction.view for prediction in found] == [2]
 
 
 def test_a_run_and_what_it_leaves(again, tmp_path):
