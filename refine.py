@@ -27,13 +27,13 @@ import numpy as np
 import torch
 
 from arc import show
-from arc.leaks import allowed_colors, guard, held_out, is_banned, pair_key, shows
+from arc.leaks import allowed_colors, guard, is_banned, pair_key, shows
 from arc.report import NEAR, write_report
 from arc.score import attempts_by_votes, same, submission
 from arc.sources import canvas_lines, check_grid, drawer, fingerprint, load_data, load_tasks
 from arc.task import Query, Task, known_pairs
 from arc.views import IDENTITY, SYMMETRIES, fixed_colors
-from engine.batches import Generated, TrainingStep, trained_pairs, training_stream
+from engine.batches import Generated, TrainingStep, split_pairs, training_stream
 from engine.checkpoints import (MAY_CHANGE, as_trained, check_trained_on, differing,
                                 keys_trained_on, load_checkpoint, rebuild, snapshot_name, task_rows)
 from engine.optim import Optimizer, averaged
@@ -177,7 +177,10 @@ def unseen_tasks(config, data, base):
     """
     path, seen = base["path"], {*data.banned, *map(bytes.fromhex, base["trained_keys"])}
     if config.holdout:
-        tasks = kept_out_pairs(config, data)
+        tasks = []
+        for task in data.train:
+            trained, kept_out = split_pairs(task, config, data)
+            tasks.append(task._replace(train=trained, test=kept_out))
     elif not config.demos:
         raise UserError("demos = 0: this network knows the tasks it was trained on and no other, "
                         "and all their pairs. Train it with --keep_every=N, and name early "
@@ -208,19 +211,6 @@ def unseen_tasks(config, data, base):
     return usable
 
 
-def kept_out_pairs(config, data):
-    """Returns the training tasks with the pairs that `holdout` keeps out as their test pairs."""
-    tasks = []
-    for task in data.train:
-        if task.id in data.protected:
-            continue
-        trained, kept_out = [], []
-        for pair in known_pairs(task):
-            (kept_out if held_out(pair, config.holdout) else trained).append(pair)
-        tasks.append(task._replace(train=trained, test=kept_out))
-    return tasks
-
-
 def trained_tasks(config, data):
     """Returns tasks whose queries are pairs that the base network was trained on.
 
@@ -231,7 +221,7 @@ def trained_tasks(config, data):
                         "and new tasks are drafted")
     tasks, count = [], 0
     for task in sorted(data.train, key=lambda task: task.id not in data.protected):
-        pairs = trained_pairs(task, config, data.protected, data.untrained)
+        pairs, _ = split_pairs(task, config, data)
         if pairs and count < config.refine_tasks:
             tasks.append(task._replace(train=pairs, test=pairs))
             count += len(pairs)

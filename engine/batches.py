@@ -373,19 +373,19 @@ class Drawn(NamedTuple):
     task_number: int
 
 
-def trained_pairs(task, config, protected, untrained):
-    """Returns the known pairs of a task that train.py trains on.
+def split_pairs(task, config, data):
+    """Returns the known pairs of a task: (those that train.py trains on, those it keeps out).
 
-    protected: ids of val's and test's tasks, of which `holdout` keeps nothing back.
-    untrained: {(task id, key)} of demonstrations that are left out, as they are test pairs of
-    another task.
+    `holdout` keeps out nothing of val's and test's tasks. Demonstrations that are left out, as they
+    are test pairs of another task, are in neither list.
     """
-    pairs = known_pairs(task)
-    if task.id not in protected:
-        pairs = [pair for pair in pairs if not held_out(pair, config.holdout)]
-    if untrained:
-        pairs = [pair for pair in pairs if (task.id, pair_key(*pair)) not in untrained]
-    return pairs
+    trained, kept_out = [], []
+    for pair in known_pairs(task):
+        if task.id not in data.protected and held_out(pair, config.holdout):
+            kept_out.append(pair)
+        elif (task.id, pair_key(*pair)) not in data.untrained:
+            trained.append(pair)
+    return trained, kept_out
 
 
 class FromTasks(IterableDataset):
@@ -408,7 +408,7 @@ class FromTasks(IterableDataset):
         self.times = [config.oversample if task.id in data.protected else 1.0 for task in tasks]
         pairs, self.numbers = [], []
         for task in tasks:
-            own = trained_pairs(task, config, data.protected, data.untrained)
+            own, _ = split_pairs(task, config, data)
             self.numbers.append(list(range(len(pairs), len(pairs) + len(own))))
             pairs += own
         if not pairs:
