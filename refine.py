@@ -262,11 +262,10 @@ def make_drafts(drafters, tasks, config, log):
 
     drafters: {path: Predictor}.
     """
-    drafts, wrong = [], 0
+    drafts = []
     for path, drafter in drafters.items():
-        for n, i, grid in answers_to(tasks, drafter, path):
-            drafts.append((n, i, grid.tolist()))
-            wrong += not same(grid, tasks[n].test[i][1])
+        drafts += answers_to(tasks, drafter, path)
+    wrong = sum(not same(grid, tasks[n].test[i][1]) for n, i, grid in drafts)
     names = ", ".join(map(str, drafters))
     if not drafts:
         raise UserError(f"{names}: no answer to {len(tasks)} tasks is a grid, so there is nothing "
@@ -281,7 +280,7 @@ def make_drafts(drafters, tasks, config, log):
 
 
 def answers_to(tasks, drafter, path):
-    """Returns a network's answers [(number of the task, of its test input, grid)].
+    """Returns a network's answers as drafts, see `make_drafts`.
 
     It decodes the tasks that it fails in the plain view, and as many others.
     """
@@ -298,7 +297,7 @@ def answers_to(tasks, drafter, path):
     for n, task in enumerate(tasks):
         for i in range(len(task.test)):
             grids = filter(drafter.fits, attempts.get((task.id, i), []))
-            found += [(n, i, grid) for grid in grids]
+            found += [(n, i, grid.tolist()) for grid in grids]
     return found
 
 
@@ -339,7 +338,7 @@ class Drafts:
         # refine_right of the chances go to right drafts, the rest to wrong ones
         right = np.array([same(query.draft, query.target) for query in self.queries], bool)
         share = np.where(right, c.refine_right, 1 - c.refine_right)
-        share = share / np.where(right, max(1, right.sum()), max(1, (~right).sum()))
+        share = share / np.where(right, right.sum(), (~right).sum())
         if not share.any():
             raise UserError(f"no draft can be shown: refine_right = {c.refine_right} of them are "
                             f"right, and max_answer = {c.max_answer} is kept free of max_len = "
@@ -367,8 +366,7 @@ class Drafts:
 
 def shown_pairs(query):
     """Returns the pairs that a document with a draft shows: demonstrations, input and target."""
-    demos = [query.task.train[k] for k in query.demos]
-    return [*demos, (query.task.test[query.test][0], query.target)]
+    return [query.task.train[k] for k in query.demos] + [query.task.test[query.test]]
 
 
 def alternate(fresh, drafts, start, workers):
