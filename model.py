@@ -293,16 +293,15 @@ class GPT(nn.Module):
         lengths, document, mask = None, None, None
         if cache is not None:
             cache.layer = 0                    # a forward pass begins
-        if cu_seqlens is None:                 # a decode step: one token a document, in order
             document = torch.arange(cache.B, device=x.device)
-            # a token sees no further than itself
+            if cu_seqlens is not None:         # prompts; a decode step has one token a document
+                document = document.repeat_interleave(cu_seqlens.diff(), output_size=len(x))
+        if cu_seqlens is None:
+            # a decode step: a token sees no further than itself
             unseen = torch.arange(cache.capacity, device=x.device) > coords[:, :1]
             mask = torch.zeros_like(unseen, dtype=x.dtype).masked_fill(unseen, -torch.inf)
             mask = mask[:, None, None]         # (B, 1, 1, capacity)
-        elif cache is not None:                # prompts, whose keys and values are kept
-            document = torch.arange(cache.B, device=x.device)
-            document = document.repeat_interleave(cu_seqlens.diff(), output_size=len(x))   # (T,)
-        if cu_seqlens is not None and not has_flash_attention(x.device, x.dtype):
+        elif not has_flash_attention(x.device, x.dtype):
             lengths = cu_seqlens.diff().tolist()
         # angles are the same in every layer, so they are computed once
         angles = self.encoding.angles(coords)
