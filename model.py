@@ -147,13 +147,6 @@ def attend(q, k, v, context):
     return torch.cat(out, dim=2)[0].transpose(0, 1)                     # (T, nh, hs)
 
 
-def residual_dtype(x):
-    """Returns the dtype of the residual stream: autocast's, as fewer bytes are faster."""
-    if torch.is_autocast_enabled(x.device.type):
-        return torch.get_autocast_dtype(x.device.type)
-    return x.dtype
-
-
 # of all norms; torch's own default follows the input's dtype: 0.008 for bfloat16
 EPSILON = torch.finfo(torch.float32).eps
 
@@ -286,7 +279,10 @@ class GPT(nn.Module):
             x = x + self.task(task_view[:, 0])                          # the rule of the task
         if self.view is not None:
             x = x + self.view(task_view[:, 1])                          # the symmetry
-        return x.to(residual_dtype(x))
+        # the residual stream is in autocast's dtype, as fewer bytes are faster
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        return x
 
     def attention_context(self, x, coords, cu_seqlens, cache):
         """Returns the AttentionContext of embedded tokens x (T, C)."""
