@@ -26,7 +26,7 @@ def pick_device(config):
     device = torch.device(config.device or available[0])
     if device.type == "cuda":
         ranks.take_gpu()
-        why = torch.cuda.get_device_name() + "; flash attention 3" * take_flash_attention_3(device)
+        why = torch.cuda.get_device_name() + "; flash attention 3" * take_flash_attention_3()
         if config.dtype == "bfloat16" and not has_bfloat16(device):
             raise UserError(f"{why} does not compute in bfloat16: leave out --dtype=bfloat16")
     elif device.type == "mps":
@@ -92,12 +92,12 @@ def describe_step(config, device):
             "later one")
 
 
-def take_flash_attention_3(device):
-    """Makes attention use flash attention 3, where a Hopper GPU and its package are here.
+def take_flash_attention_3():
+    """Makes attention use flash attention 3, where the GPU is a Hopper and its package is here.
 
     The package has to be built: github.com/Dao-AILab/flash-attention, folder hopper.
     """
-    if device.type != "cuda" or torch.cuda.get_device_capability()[0] != 9:
+    if torch.cuda.get_device_capability()[0] != 9:
         return False
     try:
         torch.nn.attention.activate_flash_attention_impl("FA3")

@@ -593,13 +593,11 @@ def pretend_gpu(monkeypatch, ampere):
 
 
 def test_flash_attention_3_is_taken_where_hopper_and_its_package_are(monkeypatch):
-    cuda, taken = torch.device("cuda"), []
-    attention = torch.nn.attention
+    taken, attention = [], torch.nn.attention
     monkeypatch.setattr(attention, "activate_flash_attention_impl", taken.append, raising=False)
     for major, expected in ((9, True), (10, False), (8, False)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (major, 0))
-        assert take_flash_attention_3(cuda) is expected
-        assert not take_flash_attention_3(torch.device("cpu"))
+        assert take_flash_attention_3() is expected
     assert taken == ["FA3"]
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     for missing in (ImportError, RuntimeError):
@@ -607,9 +605,9 @@ def test_flash_attention_3_is_taken_where_hopper_and_its_package_are(monkeypatch
         def fail(name):
             raise missing
         monkeypatch.setattr(attention, "activate_flash_attention_impl", fail)
-        assert not take_flash_attention_3(cuda)
+        assert not take_flash_attention_3()
     monkeypatch.delattr(attention, "activate_flash_attention_impl")
-    assert not take_flash_attention_3(cuda)
+    assert not take_flash_attention_3()
 
 
 
