@@ -140,13 +140,13 @@ def build_run(base, checkpoint, config, device, log, data):
     optimizer = Optimizer(model, config)
     if not config.eval_only:
         model.load_state_dict(base["training"])
-        optimizer.restore(base, base["path"])
+        optimizer.restore(base)
     add_draft_pair(model, optimizer)
     run = Run(config, model, optimizer, base["task_ids"], log, data)
     run.first_step = run.step = base["step"]
     run.extra = dict(base=base["hash"])
     if config.resume:
-        run.resume(checkpoint, checkpoint["path"])
+        run.resume(checkpoint)
     elif checkpoint:
         model.load_state_dict(checkpoint["model"])
         run.step = checkpoint["step"]
@@ -489,7 +489,7 @@ def predict_and_score(drafter, refiner, tasks, step):
 
 
 def load_base(config, given):
-    """Returns the config, and the checkpoint that drafts with its `path`.
+    """Returns the config, and the checkpoint that drafts with the `hash` of its weights.
 
     UserError where it is not of this config. --eval_only takes over every knob that is not given.
     """
@@ -513,7 +513,7 @@ def load_base(config, given):
                         "by --refine_from=")
     # of the weights that draft; nothing else in a checkpoint's file matters
     weights = b"".join(w.numpy().tobytes() for w in base["model"].values())
-    return config, {**base, "path": path, "hash": hashlib.sha256(weights).hexdigest()}
+    return config, {**base, "hash": hashlib.sha256(weights).hexdigest()}
 
 
 def load_refined(config, given, base):
@@ -526,15 +526,14 @@ def load_refined(config, given, base):
                         "that drafts, which --refine_from= names")
     if not (config.eval_only or config.resume):
         return config, None
-    path = config.init_from or f"{config.out_dir}/ckpt.pt"
-    cure = "run refine.py without --eval_only or --resume first"
-    checkpoint = load_checkpoint(path, "Refiner", cure)
+    checkpoint = load_checkpoint(config.init_from or f"{config.out_dir}/ckpt.pt", "Refiner",
+                                 "run refine.py without --eval_only or --resume first")
     if checkpoint.get("base") != base["hash"]:
-        raise UserError(f"{path}: learned to correct another network than {base['path']} holds "
-                        "now; train it anew with --overwrite")
+        raise UserError(f"{checkpoint['path']}: learned to correct another network than "
+                        f"{base['path']} holds now; train it anew with --overwrite")
     if config.eval_only:
         config = as_trained(config, given, checkpoint)
-    return config, {**checkpoint, "path": path}
+    return config, checkpoint
 
 
 if __name__ == "__main__":

@@ -71,9 +71,9 @@ def main(argv=None):
 
     # ---- resume: weights, optimizer, step; samples and dropout follow from the step
     if config.resume:
-        run.resume(checkpoint, start_path)
+        run.resume(checkpoint)
     elif checkpoint:
-        start_from(model, task_ids, checkpoint, start_path)
+        start_from(model, task_ids, checkpoint)
     elif start_path:                           # a Hugging Face folder, which is no checkpoint
         load_llama(model, start_path)
 
@@ -336,19 +336,19 @@ def log_families(families, log):
 def solve(config, given, device, machine, argv):
     """--eval_only: predicts and scores `test` (or `tasks`) with a checkpoint. Returns metrics."""
     started = time.time()
-    path = config.init_from or f"{config.out_dir}/ckpt.pt"
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(config.init_from or f"{config.out_dir}/ckpt.pt")
     # sizes need not be given again; what is written goes to a folder of its own
     config = solving_folder(as_trained(config, given, checkpoint), checkpoint["config"])
     data = load_data(config)
     canvas = choose_canvas(config, data, checkpoint)
     # the config must describe the network that was trained
     wanted = model_config(config, canvas, checkpoint["model_config"]["n_tasks"])
-    check_same_network(checkpoint, wanted, path, "; without a config file all but --out_dir and "
-                       "--tasks is as it was trained")
+    check_same_network(checkpoint, wanted, "; without a config file all but --out_dir and --tasks "
+                       "is as it was trained")
     for knob, what in (("symmetries", "turned"), ("colors", "recolored")):
         if getattr(config, knob) and not checkpoint["config"][knob]:
-            raise UserError(f"{path}: the network never saw a task {what}: set --{knob}=False")
+            raise UserError(f"{checkpoint['path']}: the network never saw a task {what}: set "
+                            f"--{knob}=False")
     # where rules live in the weights, tasks that were not trained on are refused
     row_of = task_rows(checkpoint["task_ids"], data.test)
     check_trained_on(config, data.test, row_of)

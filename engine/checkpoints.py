@@ -21,8 +21,9 @@ KIND = "nanoarc checkpoint 4"
 
 
 def load_checkpoint(path, network="GPT", cure="train first, or name one with --init_from="):
-    """Returns the dict of a checkpoint, on the CPU. Nothing in the file is executed (weights_only).
+    """Returns the dict of a checkpoint, on the CPU, and its `path` in it.
 
+    Nothing in the file is executed (weights_only).
     network: the class whose weights it must hold. UserError names the file and what is wrong.
     """
     if Path(path).is_dir():
@@ -57,7 +58,7 @@ def load_checkpoint(path, network="GPT", cure="train first, or name one with --i
         if not weights.isfinite().all():
             raise UserError(f"{path}: the weights {name} are not all numbers; take an earlier "
                             "checkpoint, or train again with a lower --learning_rate")
-    return checkpoint
+    return {**checkpoint, "path": Path(path)}
 
 
 # the parts of every checkpoint and their types
@@ -121,11 +122,11 @@ def model_config(config, canvas, n_tasks):
                           "n_tasks": n_tasks, "n_views": SYMMETRIES if config.view_embed else 0})
 
 
-def check_same_network(checkpoint, wanted, path, cure=""):
+def check_same_network(checkpoint, wanted, cure=""):
     """UserError naming every knob in which a checkpoint's network differs from the wanted one."""
     differences = differing(checkpoint["model_config"], wanted, ["dropout", "pretrained"])
     if differences:
-        raise UserError(f"{path}: another network: {differences}{cure}")
+        raise UserError(f"{checkpoint['path']}: another network: {differences}{cure}")
 
 
 # the knob behind a field of ModelConfig, where it has another name
@@ -169,17 +170,17 @@ def keys_trained_on(pairs, checkpoint):
     return sorted({*map(key_text, pairs), *(checkpoint["trained_keys"] if checkpoint else [])})
 
 
-def start_from(model, task_ids, checkpoint, path):
+def start_from(model, task_ids, checkpoint):
     """Starts from a checkpoint's weights. Rows of the task embedding go by task id.
 
     A task without a row starts as the mean of all rows.
     """
     was, weights = dict(checkpoint["model_config"]), checkpoint["model"]
     if bool(was["n_tasks"]) != bool(model.config.n_tasks):
-        raise UserError(f"{path}: a network {'with' if was['n_tasks'] else 'without'} a task "
-                        "embedding; set --task_embed to match")
+        raise UserError(f"{checkpoint['path']}: a network {'with' if was['n_tasks'] else 'without'}"
+                        " a task embedding; set --task_embed to match")
     was["n_tasks"] = model.config.n_tasks      # the table may grow or shrink
-    check_same_network({"model_config": was}, model.config, path)
+    check_same_network({**checkpoint, "model_config": was}, model.config)
     if was["n_tasks"]:
         old = weights["task.weight"]
         row_of, mean = dict(zip(checkpoint["task_ids"], old[1:])), old.mean(0)

@@ -209,8 +209,8 @@ class Optimizer:
     def state_dict(self):
         return [part.state_dict() for part in self.parts]
 
-    def restore(self, found, path):
-        """Takes over the state in a checkpoint's dict. path: its file, for the message."""
+    def restore(self, found):
+        """Takes over the state in a checkpoint's dict."""
         try:
             for part, state in zip(self.parts, found["optimizer"], strict=True):
                 for own, group in zip(part.param_groups, state["param_groups"]):
@@ -218,9 +218,9 @@ class Optimizer:
                         raise ValueError("other groups of parameters")
                 part.load_state_dict(state)
         except Exception as error:
-            raise UserError(f"{path}: no state of the optimizer {found['config']['optimizer']!r} "
-                            f"({error}); start anew from its weights: --init_from={path} and "
-                            "another --out_dir") from None
+            path, name = found["path"], found["config"]["optimizer"]
+            raise UserError(f"{path}: no state of the optimizer {name!r} ({error}); start anew "
+                            f"from its weights: --init_from={path} and another --out_dir") from None
         self.set_train_mode()
 
 

@@ -348,10 +348,14 @@ class Run:
                 old.unlink(missing_ok=True)
         self.replaces = []
 
-    def resume(self, found, path):
-        """Restores weights, optimizer, step, best score and times; samples follow from the step."""
+    def resume(self, found):
+        """Restores weights, optimizer, step, best score and times; samples follow from the step.
+
+        found: a checkpoint's dict.
+        """
+        path = found["path"]
         again = "; give the whole command again that config.json holds, and --resume"
-        check_same_network(found, self.model.config, path, again)
+        check_same_network(found, self.model.config, again)
         if "training" not in found:
             raise UserError(f"{path}: holds weights only, nothing to resume from; "
                             f"--init_from={path} starts from them")
@@ -369,7 +373,7 @@ class Run:
                             f"and {self.config.max_steps}; take another checkpoint of the run")
         self.model.load_state_dict(found["training"])
         self.model.config.pretrained = found["model_config"].get("pretrained", "")
-        self.optimizer.restore(found, path)
+        self.optimizer.restore(found)
         self.step, self.seconds = found["step"], found["seconds"]
         # a checkpoint is written before its step is judged, so the records know more
         recorded = {record["step"]: quality(record) for record in self.log.records()

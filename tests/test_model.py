@@ -648,10 +648,10 @@ def test_a_checkpoint_of_another_class_is_refused(tmp_path):
 
 
 def test_another_network_is_named_knob_by_knob():
-    found = {"model_config": vars(tiny_config())}
+    found = {"model_config": vars(tiny_config()), "path": "a.pt"}
     with pytest.raises(UserError, match="another network") as error:
-        check_same_network(found, tiny_config(n_embd=64, encoding="rope"), "a.pt")
+        check_same_network(found, tiny_config(n_embd=64, encoding="rope"))
     assert "n_embd was 32 and is 64" in str(error.value)
     assert "encoding was 'quadtree' and is 'rope'" in str(error.value)
     # dropout is no part of the network
-    check_same_network(found, tiny_config(dropout=0.5), "a.pt")
+    check_same_network(found, tiny_config(dropout=0.5))

@@ -144,7 +144,7 @@ def test_a_resume_that_forgets_the_optimizer_is_not_good(case, monkeypatch, brok
         done = strain.call(*strain.call_of(this.root, ARM, folder), this.folder / "talk")
     assert done.code == 9 and (folder / "ckpt.pt").exists()
     if broken:
-        monkeypatch.setattr(Optimizer, "restore", lambda self, found, path: self.set_train_mode())
+        monkeypatch.setattr(Optimizer, "restore", lambda self, found: self.set_train_mode())
     fault = strain.finish(this, ARM, folder)
     assert ("another" in fault) if broken else fault == ""
 
