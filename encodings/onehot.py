@@ -13,4 +13,4 @@ class OneHot(Encoding):
         self.dim = 2 * config.canvas
 
     def features(self, coords):
-        return one_hot(coords[..., 2:], self.canvas).flatten(-2).to(self.proj.weight.dtype)
+        return one_hot(coords[..., 2:], self.canvas).flatten(-2).float()

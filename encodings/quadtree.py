@@ -16,4 +16,4 @@ class Quadtree(Encoding):
     def features(self, coords):
         level = torch.arange(self.levels - 1, -1, -1, device=coords.device)    # coarsest first
         bits = coords[..., 2:, None] >> level & 1                              # (..., 2, levels)
-        return (2 * bits - 1).flatten(-2).to(self.proj.weight.dtype)           # -1 and 1
+        return (2 * bits - 1).flatten(-2).float()                              # -1 and 1

@@ -11,5 +11,4 @@ class Sinusoidal(Encoding):
 
     def features(self, coords):
         angle = frequency_angles(coords[..., 2:], self.count, base=10000)      # (..., 2, count)
-        both = torch.cat([angle.sin(), angle.cos()], -1).flatten(-2)
-        return both.to(self.proj.weight.dtype)
+        return torch.cat([angle.sin(), angle.cos()], -1).flatten(-2)
