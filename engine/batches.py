@@ -50,10 +50,10 @@ class Pairs:
             for s in range(symmetries):
                 turned = [None if grid is None else transform(grid, s) for grid in pair]
                 encoded.append(encode_pair(turned))
-        sequences = [tokens for tokens, _ in encoded]
+        sequences, prompts = zip(*encoded)
         shape = (len(pairs), symmetries)
         self.length = np.array([len(tokens) for tokens in sequences]).reshape(shape)
-        self.prompt = np.array([prompt for _, prompt in encoded]).reshape(shape)
+        self.prompt = np.array(prompts).reshape(shape)
         self.start = (np.cumsum(self.length) - self.length.ravel()).reshape(shape)
         self.tokens = torch.from_numpy(np.concatenate(sequences))
         self.coords = torch.from_numpy(np.concatenate([trace(tokens) for tokens in sequences]))
@@ -231,10 +231,9 @@ def gather(pairs, documents, capacity=0, max_len=0):
     source = source % len(pairs.tokens)        # filler may be longer than all pairs together
     document, kind = s.document[slice_of], s.kind[slice_of]
     tokens = colors[document, pairs.tokens[source].long()]
-    # a pair's coordinates begin at 0: moved to where the pair stands in its document
-    zero = torch.zeros_like(s.start)
-    moved = torch.stack([s.first_index, 2 * s.pair_index, zero, zero], 1)       # (K, 4)
-    coords = pairs.coords[source].long() + moved[slice_of]
+    # a pair's coordinates are those of a first one: index and segment move on to where it stands
+    coords = pairs.coords[source].long()                                        # (T, 4)
+    coords[:, :2] += torch.stack([s.first_index, 2 * s.pair_index], 1)[slice_of]
 
     # NO_TARGET, DEMO or QUERY of each token; an output's `end` stands in the output, too
     target_kind = torch.where(coords[:, 1] % 2 == 1, kind, NO_TARGET)
