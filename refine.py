@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from arc import show
-from arc.leaks import allowed_colors, guard, is_banned, pair_key, shows
+from arc.leaks import allowed_colors, guard, is_banned, shows
 from arc.report import NEAR, write_report
 from arc.score import attempts_by_votes, same, submission
 from arc.sources import canvas_lines, check_grid, drawer, fingerprint, load_data, load_tasks
@@ -52,10 +52,6 @@ def main(argv=None):
     started = time.time()
     config, given, device, machine = set_up(argv)
     config, base = load_base(config, given)
-    end = base["step"] + config.refine_steps
-    # `decay` is a share of all steps, the base network's too: this one is exactly refine_steps
-    config = dataclasses.replace(config, out_dir=f"{config.out_dir}/refine", max_steps=end,
-                                 warmup=0.0, decay=config.refine_steps / max(1, end))
     config, checkpoint = load_refined(config, given, base)
     config = solving_folder(config, base["config"])
     check_folder(config)
@@ -87,7 +83,9 @@ def main(argv=None):
                  data=run.data)
     if not config.eval_only:
         run.extra["drafts"] = stored or make_drafts(drafters, tasks, config, log)
-        drafts = Drafts(run.extra["drafts"], tasks, banned_keys(config, data), drafter)
+        # snapshots draft demonstrations of val and test, too, which train.py's own stream shows
+        banned = fresh.banned if config.refine_snapshots else data.banned
+        drafts = Drafts(run.extra["drafts"], tasks, banned, drafter)
         run.trained_keys = keys_trained_on([*fresh.pairs, *drafts.pairs], base)
         queries = known_queries(data.val, config)
         queries = with_drafts(queries, drafter.predict_queries(queries))
@@ -226,16 +224,6 @@ def trained_tasks(config, data):
             tasks.append(task._replace(train=pairs, test=pairs))
             count += len(pairs)
     return tasks
-
-
-def banned_keys(config, data):
-    """Returns the keys of the pairs that no document with a draft may show: those of val and test.
-
-    Snapshots draft demonstrations of val and test, too: then only of their test pairs.
-    """
-    if config.refine_snapshots:
-        return {pair_key(*pair) for pair in data.test_pairs}
-    return data.banned
 
 
 def drafting_networks(drafter, base):
@@ -517,10 +505,14 @@ def load_base(config, given):
 
 
 def load_refined(config, given, base):
-    """Returns the config, and the refinement network's checkpoint; None to train a new one.
+    """Returns the config of the refinement, and its checkpoint; None to train a new one.
 
     --eval_only takes over the knobs of the refinement that are not given.
     """
+    end = base["step"] + config.refine_steps
+    # `decay` is a share of all steps, the base network's too: this one is exactly refine_steps
+    config = dataclasses.replace(config, out_dir=f"{config.out_dir}/refine", max_steps=end,
+                                 warmup=0.0, decay=config.refine_steps / max(1, end))
     if config.init_from and not config.eval_only:
         raise UserError(f"init_from = {config.init_from!r}: the refiner starts from the network "
                         "that drafts, which --refine_from= names")
