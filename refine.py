@@ -368,7 +368,7 @@ def alternate(fresh, drafts, start, workers):
 
 
 def with_drafts(queries, predictions):
-    """Returns the queries, in the plain view, with what was predicted there as their drafts."""
+    """Returns queries of the plain view, each with what was predicted there as its draft."""
     grids = {(p.task, p.test): p.grid for p in predictions if p.view == 0}
     return [query._replace(draft=grids[query.key]) for query in queries]
 
