@@ -49,9 +49,9 @@ class AttentionContext(NamedTuple):
     lengths: object                            # list of D, where attention loops over documents
     rotary: object                             # None, or what `apply_rotary` takes
     max_len: int                               # no document is longer
-    cache: object = None                       # Cache, to which each token's key and value go:
-    document: object = None                    # (T,): which document
-    index: object = None                       # (T,): which one of its document's tokens
+    cache: object = None                       # Cache of keys and values; None in training
+    document: object = None                    # (T,): the document of each token, with a cache
+    index: object = None                       # (T,): its index in the document
     mask: object = None                        # in a decode step alone: (B, 1, 1, capacity), 0 or
                                                # -inf
 
@@ -78,8 +78,8 @@ class Cache:
     def append(self, document, index, k, v):
         """Keeps keys and values (T, n_kv, hs) of the next layer, in the order of the calls.
 
-        A block that runs twice in a forward pass is two layers here. Returns keys and values of all
-        tokens of that layer, (2, B, n_kv, capacity, hs).
+        Should a block of yours run twice in a forward pass, it is two layers here. Returns keys and
+        values of all tokens of that layer, (2, B, n_kv, capacity, hs).
         """
         if self.layer == len(self.layers):
             allocated = self.capacity + self.MARGIN
@@ -230,8 +230,8 @@ class GPT(nn.Module):
         # which pair, input or output: the same for every encoding, so that positions alone differ
         self.segment = nn.Embedding(2 * config.n_pairs, C)
         # where it stands: row, column and index, as the encoding has them
-        # on the CPU even where the network is built on `meta`, for its sizes alone: an encoding may
-        # compute with real numbers
+        # on the CPU even where the network is built on `meta`, for its sizes alone: the `setup` of
+        # an encoding may need actual values
         with torch.device("cpu"):
             self.encoding = build(config)
         # which rule, and which symmetry: vectors learned for each task and each view

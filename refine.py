@@ -73,7 +73,7 @@ def main(argv=None):
     fresh = None if config.eval_only else training_stream(config, data, row_of, device)
     take_folder(config)                        # set-up succeeded
     announce(data, run.model, log, machine, base, checkpoint)
-    log(f"base network: {base['path']}, step {base['step']}; to step {config.max_steps} of "
+    log(f"base network: {base['path']}, step {base['step']}; {config.refine_steps} steps more, of "
         f"{config.batch_tokens} tokens, {config.optimizer}, learning rate {config.learning_rate}, "
         f"seed {config.seed}" + (f"; resumed at step {run.step}" if config.resume else ""))
 
@@ -415,9 +415,9 @@ def compare(queries, corrected):
 def validate(refiner, queries):
     """Corrects the drafts of val's queries. Returns metrics."""
     m = compare(queries, correct(refiner, queries))
-    refiner.log(f"  val: exact {m['single_before']:.1%} -> {m['single_after']:.1%}  cells "
-                f"{m['cells_before']:.1%} -> {m['cells_after']:.1%}  fixed {m['fixed']}  broken "
-                f"{m['broken']}  near misses {m['near_misses']}, of them fixed "
+    refiner.log(f"  val: exact {m['single_before']:.1%} -> {m['single_after']:.1%}  cells of "
+                f"grids {m['cells_before']:.1%} -> {m['cells_after']:.1%}  fixed {m['fixed']}  "
+                f"broken {m['broken']}  near misses {m['near_misses']}, of them fixed "
                 f"{m['near_misses_fixed']}")
     judged, _ = refiner.judge_targets(queries)
     return {**m, "exact": m["single_after"], "loss": judged["loss"]}

@@ -55,7 +55,7 @@ def main(argv=None):
     start_path = f"{config.out_dir}/ckpt.pt" if config.resume else config.init_from
     checkpoint = open_checkpoint(config, start_path) if start_path else None
 
-    # ---- data, after the leak guard. With task_embed each task owns a row of the task embedding
+    # ---- data, after the leak guard. With task_embed each task owns a row, 0 is for unseen ones
     data = load_data(config)
     task_ids = [(task.id, task_key(task)) for task in data.train] if config.task_embed else []
     row_of = task_rows(task_ids, data.train + data.val + data.test)    # {task id: its row}
@@ -162,7 +162,7 @@ def fit(run, make_steps, validate=None):
             optimizer.step(learning_rate(config, optimizer, run.step))
             run.step += 1
             progress.count(int(step.documents.lengths().sum()))
-        stop = stop or ranks.world() == 1 and get_signal()    # or while the last step was judged
+        stop = stop or (ranks.world() == 1 and get_signal())    # during the last validation
     if stop:
         run.exit_after_signal(stop)
 

@@ -415,9 +415,15 @@ def widest(families, width):
 
 
 def family_of(task_id):
-    """Returns the text before "/", or "all" where there is none."""
+    """Returns the family in an id: of "1d_fill/0", or of "1d_fill_0" as 1D-ARC's files are named.
+
+    "all" where the id names none.
+    """
     family, slash, _ = task_id.partition("/")
-    return family if slash else "all"
+    stem, _, number = task_id.rpartition("_")
+    if slash:
+        return family
+    return stem if dimension_of(stem) and number.isdecimal() else "all"
 
 
 def dimension_of(family):

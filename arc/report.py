@@ -27,7 +27,7 @@ VERDICTS = ["✗ near miss", "✗ wrong", "– unknown answer", "✓ right by at
 SCORES = {                                     # metric -> its name and what has to be right
     "pass1_single": ("pass@1, plain view", "the prediction for the task as it is, no vote"),
     "single": ("plain view, prediction → refined", "of the task as it is, no vote"),
-    "pass1": ("pass@1", "the best attempt of all views"),
+    "pass1": ("pass@1", "the first attempt, after the vote"),
     "pass2": ("pass@2", "one of the two best attempts"),
     "oracle": ("oracle", "a prediction under any view"),
 }

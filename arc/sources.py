@@ -516,14 +516,14 @@ def load_training(config, families, protected, lines):
     line = (f"train: {len(train)} tasks from {config.train}; leak guard: {len(dropped)} dropped, "
             f"{merged} merged into a twin")
     if dropped:
-        line += f"; dropped: {first_of(dropped)}"
+        line += f"; dropped, as val or test holds them: {first_of(dropped)}"
     lines.append(line)
     untrained = frozenset()
     if config.task_embed:
         demos_only = {task.id: task._replace(test=[]) for task in protected}
         train += demos_only.values()
-        line = (f"       and the demonstrations of the {len(demos_only)} tasks of val and test: "
-                "their rules live in the weights")
+        line = (f"       and the demonstrations of the {len(demos_only)} tasks of val and test, "
+                "whose rules are learned from them")
         untrained = asked_elsewhere(protected)     # `FromTasks` leaves them out
         if untrained:
             line += f"; but for {len(untrained)} that are test pairs of others of them"

@@ -51,7 +51,8 @@ class Config:
     val: str = knob("oned", "source for curves, best.pt and every choice; empty: none")
     test: str = knob("oned", "source that is scored once, at the end; empty: none")
     tasks: str = knob("", "a task file of yours to solve: takes the place of `test`")
-    demos: int = knob(3, "most demonstrations in a document; 0: none, with task_embed", 0, 1000)
+    demos: int = knob(3, "at most so many demonstrations a document; 0: none, with task_embed", 0,
+                      1000)
     task_embed: bool = knob(False, "learn a vector for each task: its rule is in the weights")
     view_embed: bool = knob(False, "learn a vector for each of the 8 symmetries")
     symmetries: bool = knob(False, "train and vote under the 8 symmetries of the square")

@@ -47,7 +47,10 @@ class Encoding(nn.Module):
         raise UserError(f"encoding {type(self).__name__}: {reason}")
 
     def setup(self, config):
-        """Sets self.dim, and whatever else depends on the network (model.ModelConfig)."""
+        """Sets self.dim, and whatever else depends on the network (model.ModelConfig).
+
+        `__init__` has set what every encoding may use: see there. self.proj is made after it.
+        """
 
     def features(self, coords):
         return None

@@ -419,7 +419,7 @@ class FromTasks(IterableDataset):
         # pairs that a view may turn into a test pair of val or test, and the keys of these
         self.risky = {p: pairs[p] for p in of_same_form(pairs, data.test_pairs)}
         self.banned = {pair_key(*pair) for pair in data.test_pairs}
-        # (pair, symmetry) that are one without recoloring
+        # (pair, symmetry) that equal a test pair in their own colors
         self.leaking = {(p, s) for p, pair in self.risky.items()
                         for s in range(self.device_pairs.length.shape[1])
                         if shows(self.banned, [pair], s, IDENTITY)}
@@ -465,7 +465,7 @@ class FromTasks(IterableDataset):
             t, order = parts[u]
             s = int(rng.integers(length.shape[1]))
             if any((p, s) in self.leaking for p in order):
-                s = 0                          # unturned; other colors need not be found
+                s = 0                          # not turned, where its own colors are safe
             demos, query = order[:-1], order[-1]
             lengths = length[order, s].tolist()
             kept = fit_demos(lengths[:-1], lengths[-1], self.config.max_len)
@@ -513,9 +513,9 @@ class FromTasks(IterableDataset):
     def plan_document(self, step, i, drawn):
         """Returns the DocumentPlan of document i of a step, in random colors.
 
-        They make no pair the same as a test pair of val or test. Nor do the pair's own colors,
-        which stay where 8 tries find no others; but for a demonstration that equals a test pair of
-        its own task.
+        Colors are drawn up to 8 times, until no pair equals a test pair of val or test. Then the
+        pairs' own colors stay, which are safe: the guard and `leaking` have seen to it. One
+        exception: a demonstration that equals a test pair of its own task.
         """
         rng = np.random.default_rng([self.config.seed, step, i])
         with_demos = len(drawn.pair_numbers) > 1

