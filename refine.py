@@ -314,10 +314,10 @@ class Drafts:
         self.pairs = [pair for n in sorted(drafted) for pair in known_pairs(tasks[n])]
         queries = []
         for n, i, grid in drafts:
-            answer, grid = tasks[n].test[i][1], np.array(grid, np.uint8)
+            target, grid = tasks[n].test[i][1], np.array(grid, np.uint8)
             shown = tuple(range(len(tasks[n].train)))[:c.demos]
             for symmetry in range(SYMMETRIES if c.symmetries else 1):
-                query = Query(tasks[n], i, 0, symmetry, IDENTITY, shown, answer, grid)
+                query = Query(tasks[n], i, 0, symmetry, IDENTITY, shown, target, grid)
                 if not shows(banned, shown_pairs(query), symmetry, IDENTITY):
                     queries.append(query)
         self.set = drafter.query_set(queries)
@@ -389,9 +389,9 @@ def correct(refiner, queries):
     return [grids.get(query.key, query.draft) for query in queries]
 
 
-def wrong_cells(grid, answer):
+def wrong_cells(grid, target):
     """Returns how many cells differ; -1 for another shape, or no grid."""
-    return int((grid != answer).sum()) if np.shape(grid) == answer.shape else -1
+    return int((grid != target).sum()) if np.shape(grid) == target.shape else -1
 
 
 def compare(queries, corrected):

@@ -18,14 +18,14 @@ def digest(data):
     return hashlib.blake2b(data, digest_size=8).digest()
 
 
-def known_grids(grid, answer):
-    """Returns the grids of a pair: its input alone where the answer is None."""
-    return [part for part in (grid, answer) if part is not None]
+def known_grids(grid, output):
+    """Returns the grids of a pair: its input alone where the output is None."""
+    return [part for part in (grid, output) if part is not None]
 
 
-def pair_key(grid, answer):
-    """Returns a hash of a pair, or of its input alone where the answer is None."""
-    parts = [f"{part.shape}".encode() + part.tobytes() for part in known_grids(grid, answer)]
+def pair_key(grid, output):
+    """Returns a hash of a pair, or of its input alone where the output is None."""
+    parts = [f"{part.shape}".encode() + part.tobytes() for part in known_grids(grid, output)]
     return digest(b"|".join(parts))
 
 
@@ -39,15 +39,15 @@ def key_text(pair):
     return pair_key(*pair).hex()
 
 
-def form_key(grid, answer):
+def form_key(grid, output):
     """Returns a hash of a pair that does not change when the pair is turned, mirrored or recolored.
 
     It is the least of the pair's eight forms, with colors numbered in order of appearance. Where
-    the answer is None, the input's alone.
+    the output is None, the input's alone.
     """
     forms = []
     for symmetry in range(SYMMETRIES):
-        turned = [transform(part, symmetry) for part in known_grids(grid, answer)]
+        turned = [transform(part, symmetry) for part in known_grids(grid, output)]
         cells = np.concatenate([part.ravel() for part in turned])
         _, first, color = np.unique(cells, return_index=True, return_inverse=True)
         numbered = np.argsort(np.argsort(first))[color].astype(np.uint8)
@@ -55,9 +55,9 @@ def form_key(grid, answer):
     return digest(min(forms))
 
 
-def rough_form(grid, answer):
+def rough_form(grid, output):
     """Returns less than `form_key` tells, sooner: the sides, and how often the colors come."""
-    grids = known_grids(grid, answer)
+    grids = known_grids(grid, output)
     counts = np.bincount(np.concatenate([part.ravel() for part in grids]))
     sides = [side for part in grids for side in sorted(part.shape)]
     return (*sides, *sorted(counts[counts > 0].tolist()))
@@ -66,15 +66,15 @@ def rough_form(grid, answer):
 def of_same_form(pairs, others):
     """Returns the numbers of the pairs that a view can turn into one of the others.
 
-    Where the answer of another is None, its input decides.
+    Where the output of another is None, its input decides.
     """
     rough = {rough_form(*pair) for pair in others}
     forms = {form_key(*pair) for pair in others}
 
     def found(*pair):
         return rough_form(*pair) in rough and form_key(*pair) in forms
-    return [number for number, (grid, answer) in enumerate(pairs)
-            if found(grid, answer) or found(grid, None)]
+    return [number for number, (grid, output) in enumerate(pairs)
+            if found(grid, output) or found(grid, None)]
 
 
 def is_banned(pair, banned):

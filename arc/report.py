@@ -230,12 +230,12 @@ def gallery(tasks, attempts, before):
     """Returns the queries, near misses first, with how many there are and are left out."""
     cards = []
     for task in tasks:
-        for i, (_, answer) in enumerate(task.test):
+        for i, (_, target) in enumerate(task.test):
             grids = best(attempts, (task.id, i), 2)
             tried = [(f"attempt {k}", grid) for k, grid in enumerate(grids, 1)]
             if before is not None:
                 tried = [("prediction", *best(before, (task.id, i), 1))] + tried
-            cards.append((judge(grids, answer), task, i, tried))
+            cards.append((judge(grids, target), task, i, tried))
     cards.sort(key=lambda card: (VERDICTS.index(card[0][0]), card[0][1]))
     cut = ""
     if len(cards) > QUERIES:
@@ -243,7 +243,7 @@ def gallery(tasks, attempts, before):
                f"({count_verdicts(cards[QUERIES:])}).")
     intro = (f"<h2>{len(cards)} test queries</h2><p>{count_verdicts(cards)}. Near misses come "
              f"first, in which at most {NEAR} cells, and fewer than half, are wrong, the fewest "
-             "first. Cells that differ from the answer are crossed out; where all views agree "
+             "first. Cells that differ from the target are crossed out; where all views agree "
              "there is no second attempt."
              f'{cut}</p><label><input type="checkbox"> digits in the cells</label>')
     return "\n".join([intro] + [query_card(*card) for card in cards[:QUERIES]])
@@ -254,16 +254,16 @@ def best(attempts, key, count):
     return attempts.get(key, [])[:count] or [None]
 
 
-def judge(grids, answer):
+def judge(grids, target):
     """Returns (one of VERDICTS, the fewest wrong cells) of the attempts at a query."""
-    if answer is None:
+    if target is None:
         return "– unknown answer", 0
     for k, grid in enumerate(grids, 1):
-        if same(grid, answer):
+        if same(grid, target):
             return f"✓ right by attempt {k}", 0
-    wrong = [(grid != answer).sum() for grid in grids if np.shape(grid) == answer.shape]
+    wrong = [(grid != target).sum() for grid in grids if np.shape(grid) == target.shape]
     fewest = min(wrong, default=math.inf)      # where each has another size
-    near = fewest <= NEAR and 2 * fewest < answer.size
+    near = fewest <= NEAR and 2 * fewest < target.size
     return "✗ near miss" if near else "✗ wrong", fewest
 
 
@@ -273,22 +273,22 @@ def count_verdicts(cards):
 
 
 def query_card(judged, task, i, tried):
-    """Returns query i of a task as HTML: demonstrations, query, answer, and what was tried.
+    """Returns query i of a task as HTML: demonstrations, query, target, and what was tried.
 
     judged: see `judge`; tried: [(name, grid or None)].
     """
     verdict, _ = judged
-    query, answer = task.test[i]
-    outputs = [grid for grid in (answer, *dict(tried).values()) if grid is not None]
+    query, target = task.test[i]
+    outputs = [grid for grid in (target, *dict(tried).values()) if grid is not None]
     # flat grids stand above each other
     wide = all(grid.shape[1] > 3 * grid.shape[0] for grid in [query] + outputs)
     side = 300 if wide else 180                # pixels; a phone has 320
     cell = cell_size(outputs, 18, side)
     figures = figure("query", query, cell_size([query], 18, side))
-    if answer is not None:
-        figures += figure("answer", answer, cell)
+    if target is not None:
+        figures += figure("target", target, cell)
     for name, grid in tried:
-        figures += figure(name, grid, cell, answer)
+        figures += figure(name, grid, cell, target)
 
     demos = ""
     pairs = task.train[:DEMOS]
@@ -311,9 +311,9 @@ def cell_size(grids, most, side):
     return max(3, min(most, side // longest))
 
 
-def figure(name, grid, cell, answer=None):
-    """Returns a grid, or None, under its name and, given the answer, what is wrong with it."""
-    verdict, wrong = compare(grid, answer)
+def figure(name, grid, cell, target=None):
+    """Returns a grid, or None, under its name and, given the target, what is wrong with it."""
+    verdict, wrong = compare(grid, target)
     caption = name
     if verdict:
         caption += f' <b class="{verdict.split()[1]}">{verdict}</b>'

@@ -44,9 +44,9 @@ def grid_key(grid):
     return grid.shape, grid.tobytes()
 
 
-def same(grid, answer):
-    """Returns whether a grid, or None, equals the answer."""
-    return np.array_equal(grid, answer)
+def same(grid, target):
+    """Returns whether a grid, or None, equals the target."""
+    return np.array_equal(grid, target)
 
 
 def vote(predictions):
@@ -89,10 +89,10 @@ def score(tasks, predictions, attempts):
     predicted, means = by_query(predictions), []
     for task in tasks:
         rows = []
-        for i, (_, answer) in enumerate(task.test):
-            if answer is not None:
+        for i, (_, target) in enumerate(task.test):
+            if target is not None:
                 key = task.id, i
-                rows.append(score_query(answer, predicted[key], attempts.get(key, [])))
+                rows.append(score_query(target, predicted[key], attempts.get(key, [])))
         if rows:
             means.append(mean_of(rows))
     failed = [p.grid is None for p in predictions] or [False]
@@ -105,19 +105,19 @@ def mean_of(rows):
     return {name: float(np.mean([row[name] for row in rows])) for name in names}
 
 
-def score_query(answer, predictions, grids):
+def score_query(target, predictions, grids):
     """Returns the metrics of one query: its predictions in all views, its attempts best first."""
     in_plain_view = next((p.grid for p in predictions if p.view == 0), None)
-    in_views = [same(p.grid, answer) for p in predictions]
-    attempted = [same(grid, answer) for grid in grids]
-    comparable = np.shape(in_plain_view) == answer.shape
+    in_views = [same(p.grid, target) for p in predictions]
+    attempted = [same(grid, target) for grid in grids]
+    comparable = np.shape(in_plain_view) == target.shape
     return {
-        "pass1_single": same(in_plain_view, answer),
+        "pass1_single": same(in_plain_view, target),
         "pass1_view": np.mean(in_views or [False]),
         "pass1": any(attempted[:1]),
         "pass2": any(attempted[:2]),
         "oracle": any(attempted),
-        "prediction_cells": (in_plain_view == answer).mean() if comparable else 0.0,
+        "prediction_cells": (in_plain_view == target).mean() if comparable else 0.0,
     }
 
 

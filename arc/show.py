@@ -45,29 +45,29 @@ def terminal_width():
     return shutil.get_terminal_size().columns
 
 
-def compare(grid, answer):
+def compare(grid, target):
     """Returns what to say of a grid, or None, and which cells are wrong (H, W), or None."""
-    if answer is None:
+    if target is None:
         return "", None
     if grid is None:
         return "✗ wrong", None
-    if grid.shape != answer.shape:
+    if grid.shape != target.shape:
         return "✗ wrong size", None
-    wrong = grid != answer
+    wrong = grid != target
     if wrong.any():
         return f"✗ wrong in {wrong.sum()} of {wrong.size} cells", wrong
     return "✓ right", wrong
 
 
-def grid_column(title, grid, answer=None, missing="no grid"):
+def grid_column(title, grid, target=None, missing="no grid"):
     """Returns the lines of a grid (H, W), or of `missing` for None, under its title.
 
-    Cells are marked where they differ from an answer of the same shape. What is wider than the
+    Cells are marked where they differ from a target of the same shape. What is wider than the
     terminal goes on below.
     """
     if grid is None:
         return [text.ljust(max(len(title), len(missing))) for text in (title, missing)]
-    _, wrong = compare(grid, answer)
+    _, wrong = compare(grid, target)
     if wrong is None:
         wrong = np.zeros(grid.shape, bool)
     most = max(1, terminal_width() // 2)       # cells of a line
@@ -105,16 +105,16 @@ def side_by_side(*columns):
 
 
 def picture(task, test, grid, name):
-    """Returns a query of a task, its answer, and a grid that should be it, or None, as text.
+    """Returns a query of a task, its target, and a grid that should be it, or None, as text.
 
-    It says in how many cells the grid differs from the answer, and marks them.
+    It says in how many cells the grid differs from the target, and marks them.
     """
-    query, answer = task.test[test]
-    verdict, _ = compare(grid, answer)
+    query, target = task.test[test]
+    verdict, _ = compare(grid, target)
     columns = [
         grid_column("input", query),
-        grid_column("answer", answer, missing="unknown"),
-        grid_column(name, grid, answer),
+        grid_column("target", target, missing="unknown"),
+        grid_column(name, grid, target),
     ]
     title = f"{task.id}: {name} {verdict[2:]}" if verdict else task.id
     return f"\n{title}\n{side_by_side(*columns)}"
@@ -128,9 +128,9 @@ def task_text(task):
     """Returns a task as text: its demonstrations, then its queries."""
     parts = [f"task {task.id}: {len(task.train)} demonstrations, {len(task.test)} queries"]
     for kind, pairs in (("demonstration", task.train), ("query", task.test)):
-        for i, (grid, answer) in enumerate(pairs):
+        for i, (grid, output) in enumerate(pairs):
             left = grid_column(f"{kind} {i}: input {size(grid)}", grid)
-            right = grid_column(f"output {size(answer)}", answer, missing="unknown")
+            right = grid_column(f"output {size(output)}", output, missing="unknown")
             parts.append(side_by_side(left, right))
     return "\n\n".join(parts)
 

@@ -72,11 +72,11 @@ def encode_pair(pair):
     The prompt is all up to and including `out`. Without an output (None) there is only the prompt;
     without an input there are only `start` and `out` in it.
     """
-    grid, answer = pair
+    grid, output = pair
     cells = [] if grid is None else encode_grid(grid)
     tokens = [[START], cells, [OUT]]
-    if answer is not None:
-        tokens += [encode_grid(answer), [END]]
+    if output is not None:
+        tokens += [encode_grid(output), [END]]
     return np.concatenate(tokens).astype(np.uint8), len(cells) + 2
 
 

@@ -53,9 +53,9 @@ def fixed_colors(task, with_demos):
     fixed = {0}
     if not with_demos:
         in_inputs, in_outputs = set(), set()
-        for grid, answer in task.train:
+        for grid, output in task.train:
             in_inputs.update(np.unique(grid).tolist())
-            in_outputs.update(np.unique(answer).tolist())
+            in_outputs.update(np.unique(output).tolist())
         fixed |= in_outputs - in_inputs
     return fixed
 

@@ -319,8 +319,8 @@ class Generated:
     def __getitem__(self, step):
         pairs, plans, symmetries, used = [], [], [], 0
         for own, symmetry in self.documents(step):
-            for grid, answer in own:
-                used += pair_length(grid.shape, answer.shape)
+            for grid, output in own:
+                used += pair_length(grid.shape, output.shape)
             if used > self.config.batch_tokens:
                 break
             numbers = range(len(pairs), len(pairs) + len(own))

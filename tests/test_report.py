@@ -199,7 +199,7 @@ def test_a_picture_shows_the_answer_beside_the_prediction_and_marks_wrong_cells(
     terminal(80)
     assert show.picture(C, 0, NEAR_C, "prediction").splitlines()[1:] == [
         "c: prediction wrong in 1 of 6 cells",
-        "input   answer   prediction",
+        "input   target   prediction",
         "1 2     3 4 5    3 4 5",
         "        6 7 8    6 0!8",
     ]
@@ -215,7 +215,7 @@ def test_an_answer_that_is_not_known_is_called_unknown(terminal):
     task = make_task("u", "1 > 2", "3; 4")
     assert show.picture(task, 1, None, "attempt 1").splitlines()[1:] == [
         "u",
-        "input   answer    attempt 1",
+        "input   target    attempt 1",
         "4       unknown   no grid",
     ]
     text = show.task_text(task)
@@ -225,13 +225,13 @@ def test_an_answer_that_is_not_known_is_called_unknown(terminal):
 
 def test_what_is_wider_than_the_terminal_goes_below_the_answer_beside_the_prediction(terminal):
     terminal(26)                               # one column too few for all three
-    below = ["answer   prediction", "3 4 5    3 4 5", "6 7 8    6 0!8"]
+    below = ["target   prediction", "3 4 5    3 4 5", "6 7 8    6 0!8"]
     assert show.picture(C, 0, NEAR_C, "prediction").splitlines()[2:] == ["input", "1 2", *below]
     terminal(19)
     assert show.picture(C, 0, NEAR_C, "prediction").splitlines()[4:] == below
     terminal(18)
     assert show.picture(C, 0, NEAR_C, "prediction").splitlines()[2:] == [
-        "input   answer", "1 2     3 4 5", "        6 7 8", "prediction", "3 4 5", "6 0!8"]
+        "input   target", "1 2     3 4 5", "        6 7 8", "prediction", "3 4 5", "6 0!8"]
 
 
 @pytest.mark.parametrize("columns", [20, 40, 80, 120, 200, None])
@@ -326,7 +326,6 @@ def test_right_and_wrong_are_named_counted_and_drawn(tmp_path):
     assert "attempt 1 |✓ right|" in third and "attempt 2" not in third
     pictures = page.articles[0]["images"]
     assert sorted(pictures) == [
-        "answer, 2 x 3 cells",
         "attempt 1, 2 x 3 cells: wrong in 2 of 6 cells",
         "attempt 2, 1 x 1 cells: wrong size",
         "input 1, 1 x 2 cells",
@@ -336,11 +335,12 @@ def test_right_and_wrong_are_named_counted_and_drawn(tmp_path):
         "output 2, 1 x 1 cells",
         "output 3, 1 x 1 cells",
         "query, 2 x 3 cells",
+        "target, 2 x 3 cells",
     ]
     found, marked = read(pictures["attempt 1, 2 x 3 cells: wrong in 2 of 6 cells"], 18)
     assert (found == near).all()
     assert (marked == (near != answer)).all()
-    assert (read(pictures["answer, 2 x 3 cells"], 18)[0] == answer).all()
+    assert (read(pictures["target, 2 x 3 cells"], 18)[0] == answer).all()
     assert (read(pictures["input 1, 1 x 2 cells"], 8)[0] == grid("12")).all()
 
 
@@ -409,7 +409,7 @@ def test_a_small_answer_is_not_drawn_small_because_its_query_is_large(tmp_path):
     page = write(tmp_path, [task], {("t", 0): [grid("35"), grid("3")]})
     images = page.articles[0]["images"]
     sides = {name.split(",")[0]: len(decode(image)) for name, image in images.items()}
-    assert sides == {"input 1": 121, "output 1": 9, "query": 181, "answer": 19, "attempt 1": 19,
+    assert sides == {"input 1": 121, "output 1": 9, "query": 181, "target": 19, "attempt 1": 19,
                      "attempt 2": 19}
 
 

@@ -1233,8 +1233,10 @@ def test_control_c_saves_and_resume_goes_on(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_of_the_scheduler_saves_too(run, tmp_path, monkeypatch, number):
+def test_a_signal_of_the_scheduler_saves_too(run, tmp_path, monkeypatch, request, number):
     """SLURM, `timeout`, `docker stop` and a closed terminal."""
+    was = signal.signal(number, signal.SIG_DFL)       # `nohup pytest` ignores a closed terminal
+    request.addfinalizer(lambda: signal.signal(number, was))
     at_step(monkeypatch, 2, lambda: signal.raise_signal(number))
     with pytest.raises(SystemExit) as stopped:
         run(max_steps=9)
