@@ -1,6 +1,6 @@
 # Purpose: ARC-1 from scratch, the most that 30 minutes of one H100 give: arc1_rearc.py with more
 #   clean rules, queries and keys of one length, and a longer run. The clean rules are ARC-2's
-#   evaluation tasks and pairs of ARC-GEN's generators, see results/arc1.md; give your paths.
+#   evaluation tasks and pairs of ARC-GEN's generators (results/arc_gen.py); give your paths.
 # Hardware: one H100, 27.5 minutes in all. Score: 59.4, 58.1 and 58.5 % pass@2 of the 400 public
 #   evaluation tasks with ConceptARC, seeds 1 to 3.
 from config.arc1_rearc import *
