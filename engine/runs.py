@@ -117,7 +117,7 @@ class Log:
     def summarize(self, metrics, started):
         """Writes the last lines of a run, to be found by grep."""
         metrics["minutes"] = (time.time() - started) / 60    # all but the imports
-        self("\n--- the names: arc/score.py; loss, cells, exact, n: judge_targets in predict.py")
+        self("\n--- what these mean: arc/score.py, and judge_targets in engine/predict.py")
         for key, value in metrics.items():
             if isinstance(value, float):
                 self(f"{key}: {value:.4f}")
