@@ -101,7 +101,7 @@ def main(argv=None):
         metrics.update(scores)
 
     # ---- summary
-    log.summarize(metrics, started)
+    log.summarize(metrics, started, "compare in refine.py, and arc/score.py")
     write_report(log, config, metrics, data.test, attempts, base_attempts)
     return metrics
 
@@ -307,7 +307,7 @@ class Drafts:
     """The documents that hold a draft, encoded once; a training step draws from them."""
 
     def __init__(self, drafts, tasks, banned, drafter):
-        """banned: keys of the pairs of val and test, which no recolored document may show."""
+        """banned: keys of the pairs that no document may show, recolored either."""
         self.config, self.banned = drafter.config, banned
         c = self.config
         drafted = {n for n, _, _ in drafts}
@@ -477,7 +477,7 @@ def predict_and_score(drafter, refiner, tasks, step):
 
 
 def load_base(config, given):
-    """Returns the config, and the checkpoint that drafts with the `hash` of its weights.
+    """Returns the config, and the checkpoint that drafts, with the `hash` of its weights in it.
 
     UserError where it is not of this config. --eval_only takes over every knob that is not given.
     """

@@ -42,6 +42,8 @@ from engine.runs import (Log, Progress, Run, announce, check_folder, clock, comm
                          interruptible, set_up, solving_folder, take_folder, write_config)
 from model import GPT
 
+EXPLAINED = "arc/score.py, and judge_targets in engine/predict.py"    # the names of metrics
+
 
 def main(argv=None):
     """Runs with the arguments of a command line. Returns the metrics."""
@@ -100,7 +102,7 @@ def main(argv=None):
         metrics.update(scores)
 
     # ---- summary
-    log.summarize(metrics, started)
+    log.summarize(metrics, started, EXPLAINED)
     write_report(log, config, metrics, data.test, attempts)
     return metrics
 
@@ -360,7 +362,7 @@ def solve(config, given, device, machine, argv):
     write_config(log, config, given, machine, argv, canvas=canvas)
     predictor = Predictor(model, config, row_of, device, log)
     metrics, attempts = predict_and_score(predictor, data.test, checkpoint["step"])
-    log.summarize(metrics, started)
+    log.summarize(metrics, started, EXPLAINED)
     write_report(log, config, metrics, data.test, attempts)
     return metrics
 

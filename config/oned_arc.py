@@ -1,7 +1,7 @@
 # Purpose: infer a known family of 1D-ARC from three demonstrations, at full width; score it on
-#   the benchmark's file, github.com/khalil-research/1D-ARC as one ARC JSON file:
-#   python train.py config/oned_arc.py --test=1d-arc.json
-# Hardware: one H200 (shared with other runs), 3.5 minutes. Score: all of 721 real tasks, one
+#   the benchmark, a clone of github.com/khalil-research/1D-ARC:
+#   python train.py config/oned_arc.py --test=1D-ARC/dataset
+# Hardware: one H200 (shared with other runs), 3.5 minutes. Score: all of 721 of its 901 tasks, one
 #   view; so do quadtree, rope and rope2d, and onehot all but two (README). On a CPU: works,
 #   slowly.
 encoding = "rope3d"

@@ -114,10 +114,10 @@ class Log:
         scored = [r.get("source") for r in self.records() if r["kind"] == "test"]
         return 1 + scored.count(source)
 
-    def summarize(self, metrics, started):
-        """Writes the last lines of a run, to be found by grep."""
+    def summarize(self, metrics, started, explained):
+        """Writes the last lines of a run, to be found by grep. explained: where names are."""
         metrics["minutes"] = (time.time() - started) / 60    # all but the imports
-        self("\n--- what these mean: arc/score.py, and judge_targets in engine/predict.py")
+        self(f"\n--- what these mean: {explained}")
         for key, value in metrics.items():
             if isinstance(value, float):
                 self(f"{key}: {value:.4f}")

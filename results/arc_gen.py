@@ -1,8 +1,8 @@
-"""Make arc_gen.json, the synthetic pairs of config/arc1_best.py and arc2.py, with ARC-GEN's code.
+r"""Make arc_gen.json, the synthetic pairs of config/arc1_best.py and arc2.py, with ARC-GEN's code.
 
     git clone https://github.com/google/ARC-GEN
-    python results/arc_gen.py ARC-GEN --train=ARC-AGI-2/data/training --exclude=\
-        ARC-AGI/data/training+ARC-AGI/data/evaluation+ARC-AGI-2/data/evaluation
+    python results/arc_gen.py ARC-GEN --train=ARC-AGI-2/data/training \
+        --exclude=ARC-AGI/data/training+ARC-AGI/data/evaluation+ARC-AGI-2/data/evaluation
 
 ARC-GEN has a generator of pairs for each of 900 tasks, 328 of them ARC-1 *evaluation* tasks. Used
 are those of a task of --train that is none of --exclude, by id: 172 tasks, 16 pairs each, as tasks
@@ -78,7 +78,9 @@ def draw_pairs(name, generator, count, seed, seconds, excluded):
     for attempt in range(100 * count):
         random.seed(f"{seed}/{name}/{attempt}")
         pair = draw_pair(generator, seconds)
-        if pair is None or np.array_equal(*pair) or form_key(*pair) in excluded:
+        if pair is None or np.array_equal(*pair):
+            continue
+        if excluded & {form_key(*pair), form_key(pair[0], None)}:   # without an output its input
             continue
         key = (pair[0].shape, pair[0].tobytes())
         if key not in inputs:

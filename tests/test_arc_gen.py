@@ -1,5 +1,7 @@
 """results/arc_gen.py: what it keeps of what generators draw, and what it never asks for."""
+import ast
 import json
+import shlex
 import subprocess
 import sys
 
@@ -92,3 +94,25 @@ def test_what_cannot_be_made_is_said(make, tmp_path):
     assert failed.returncode and "no clone of ARC-GEN" in failed.stderr
     assert not (tmp_path / "made.json").exists()
     assert "python results/arc_gen.py ARC-GEN" in make({}, {}, "--unknown=1").stderr
+
+
+def test_the_command_in_the_docstring_is_a_command(make, tmp_path, monkeypatch):
+    """As a shell reads it, on files of these names."""
+    text = ast.get_docstring(ast.parse((ROOT / "results" / "arc_gen.py").read_text()))
+    (line,) = [line for line in text.replace("\\\n", " ").splitlines() if "python" in line]
+    program, script, folder, *options = shlex.split(line)
+    assert (program, script, folder) == ("python", "results/arc_gen.py", "ARC-GEN")
+    assert [option.partition("=")[0] for option in options] == ["--train", "--exclude"]
+    assert options[1].count("+") == 2
+
+
+def test_an_excluded_pair_without_an_output_excludes_its_input(make, tmp_path):
+    """Kaggle's challenges have no outputs: four different colors are the form of 1 2 3 4."""
+    assert not make({"good": [1, 2]}, {"other": [1, 2, 3, 4]}, "--pairs=5").returncode
+    with_output = (tmp_path / "made.json").read_bytes()
+    raw = {"other": {"train": [], "test": [{"input": [[1, 2, 3, 4]]}]}}
+    (tmp_path / "kaggle.json").write_text(json.dumps(raw))
+    # the last --exclude counts
+    result = make({"good": [1, 2]}, {}, "--pairs=5", f"--exclude={tmp_path}/kaggle.json")
+    assert not result.returncode, result.stderr
+    assert (tmp_path / "made.json").read_bytes() == with_output

@@ -297,7 +297,7 @@ def as_lists(tasks):
     return found
 
 
-def draw_unbalanced(seed, count, **settings):
+def draw_to_train(seed, count, **settings):
     return list(itertools.islice(oned.stream(seed, **settings), count))
 
 
@@ -320,10 +320,10 @@ def test_a_task_has_three_demonstrations_and_a_query_that_all_differ(setting):
 
 @pytest.mark.parametrize("seed", [0, "0/17"])
 def test_the_seed_decides(seed):
-    first = as_lists(draw_unbalanced(seed, 40))
+    first = as_lists(draw_to_train(seed, 40))
     random.random()
-    assert first == as_lists(draw_unbalanced(seed, 40))
-    assert first != as_lists(draw_unbalanced("other", 40))
+    assert first == as_lists(draw_to_train(seed, 40))
+    assert first != as_lists(draw_to_train("other", 40))
 
 
 def test_a_seed_gives_the_same_tasks_everywhere():
@@ -335,7 +335,7 @@ def test_a_seed_gives_the_same_tasks_everywhere():
     assert zlib.crc32(json.dumps(tasks).encode()) == 469188504
 
 
-def test_a_balanced_stream_takes_families_in_turn_and_lifts_their_share():
+def test_tasks_to_judge_by_take_families_in_turn_and_lift_their_share():
     tasks = draw_tasks(0, 18 * 10 + 5, lift=0.3)
     assert [flat_family(task) for task in tasks] == (list(FAMILIES) * 11)[:len(tasks)]
     lifted = Counter(flat_family(task) for task in tasks[:180] if task.id.startswith("2d_"))
@@ -344,8 +344,8 @@ def test_a_balanced_stream_takes_families_in_turn_and_lifts_their_share():
     assert tasks[17].id == "1d_recolor_oe/17"
 
 
-def test_an_unbalanced_stream_draws_families_and_lift_at_random():
-    tasks = draw_unbalanced(0, 900, lift=0.3)
+def test_tasks_to_train_on_draw_families_and_lift_at_random():
+    tasks = draw_to_train(0, 900, lift=0.3)
     counts = Counter(map(flat_family, tasks))
     assert set(counts) == set(FAMILIES)
     assert 20 < min(counts.values()) and max(counts.values()) < 80

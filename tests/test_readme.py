@@ -1002,16 +1002,17 @@ def test_scores_on_the_front_page_are_what_was_measured():
              [shorter_minutes, shortest_minutes])):
         if label.endswith("synthetic pairs too**"):
             minutes.append(arc2_minutes)       # of the other number of that row
-            assert rows[label][2] == f"**{arc2}**"
+            assert rows[label][2] == f"**{arc2}**" and rows[label][3].endswith(" (H200)")
         hours = ", ".join(f"{m / 60 + 1e-9:.2f}" for m in minutes)
-        assert rows[label][1] == scored and rows[label][3] == hours
+        assert rows[label][1] == scored and rows[label][3].removesuffix(" (H200)") == hours
     first = flat(README.split("```")[0])
     scores = ", ".join(percent(run["pass2"]) for run in runs_of("best"))
     assert f"{best} % of ARC-1's public evaluation set in {best_minutes:.0f} minutes" in first
     voted = ours["**nanoARC, seeds 1 to 3 of it, their attempts voted**"][1].split("**")[1]
-    assert f"seeds 1 to {len(runs_of('best'))}: {scores}, three voted {voted}; synth" in first
-    assert f"Human-made tasks: {human})" in first
-    assert f"**{arc2} % of ARC-2's** (two seeds)" in first
+    assert f"seeds 1 to {len(runs_of('best'))}: {scores}, three voted {voted}; human-" in first
+    assert f"human-made tasks alone: {human})" in first
+    assert f"**{arc2} % of ARC-2's** in {arc2_minutes:.0f} on an H200 (two seeds)" in first
+    assert all("H200" in row[-1] for row in cells)
     assert f"({best}, {human}: mean of 3 seeds; {arc2}: of {len(found)};" in flat(README)
 
 

@@ -599,7 +599,7 @@ def test_a_mistake_is_named(again, first, tmp_path, case):
 ])
 def test_nothing_to_learn_from_is_an_error(again, monkeypatch, right, message):
     def answers_to(tasks, drafter, path):
-        return [(0, 0, tasks[0].test[0][1])] * right
+        return [(0, 0, tasks[0].test[0][1].tolist())] * right
     monkeypatch.setattr(refine, "answers_to", answers_to)
     with pytest.raises(UserError, match=message):
         again()
@@ -649,8 +649,10 @@ def test_a_config_of_refinement_is_that_of_the_base_network(first):
     config, _ = load_config(flags(**{**SMALL, "refine_from": first}))
     config, base = refine.load_base(config, {})
     assert base["path"] == first and base["step"] == 250
-    config = dataclasses.replace(config, max_steps=base["step"] + config.refine_steps)
-    assert config.max_steps == 254
+    config, found = refine.load_refined(config, {}, base)
+    assert found is None and config.max_steps == 250 + config.refine_steps == 254
+    assert config.warmup == 0 and config.decay == pytest.approx(4 / 254)
+    assert config.out_dir.endswith("/refine")
 
 
 def test_a_checkpoint_and_a_file_are_enough_to_solve(again, first, tmp_path):
