@@ -369,7 +369,7 @@ def alternate(fresh, drafts, start, workers):
 
 def with_drafts(queries, predictions):
     """Returns queries of the plain view, each with what was predicted there as its draft."""
-    grids = {(p.task, p.test): p.grid for p in predictions if p.view == 0}
+    grids = {p.key: p.grid for p in predictions if p.view == 0}
     return [query._replace(draft=grids[query.key]) for query in queries]
 
 
@@ -385,7 +385,7 @@ def read_drafts(refiner, queries):
 
 def correct(refiner, queries):
     """Returns each query's grid after its draft was read; the draft where no grid came of it."""
-    grids = {(p.task, p.test): p.grid for p in read_drafts(refiner, queries) if p.grid is not None}
+    grids = {p.key: p.grid for p in read_drafts(refiner, queries) if p.grid is not None}
     return [grids.get(query.key, query.draft) for query in queries]
 
 

@@ -420,9 +420,9 @@ def family_of(task_id):
     "all" where the id names none.
     """
     family, slash, _ = task_id.partition("/")
-    stem, _, number = task_id.rpartition("_")
     if slash:
         return family
+    stem, _, number = task_id.rpartition("_")
     return stem if dimension_of(stem) and number.isdecimal() else "all"
 
 

@@ -27,6 +27,11 @@ class Prediction(NamedTuple):
     grid: object                               # (H, W) uint8; None: no grid came of it
     logprob: float                             # mean log-probability of its tokens, nats
 
+    @property
+    def key(self):
+        """As a Query's."""
+        return self.task, self.test
+
 
 def to_prediction(query, answer):
     """Returns the Prediction of a query from an Answer of model.generate, or from None."""
@@ -70,7 +75,7 @@ def by_query(predictions):
     """Returns {(task id, test number): predictions of that query}."""
     groups = defaultdict(list)
     for prediction in predictions:
-        groups[prediction.task, prediction.test].append(prediction)
+        groups[prediction.key].append(prediction)
     return groups
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from runs import command_line, read_command, read_numbers
 from arc.files import write_json
 from arc.leaks import form_key
-from arc.sources import load_tasks
+from arc.sources import check_grid, load_tasks
 from config import UserError
 
 
@@ -45,35 +45,27 @@ def read_generators(folder):
     return {name: generator for name, (generator, _) in task_list.task_list().items()}
 
 
-def as_grid(rows):
-    """Returns rows as an array, or None where they are no grid of ARC."""
-    try:
-        grid = np.array(rows)
-    except ValueError:                         # rows of several lengths
-        return None
-    valid = (grid.ndim == 2 and 1 <= min(grid.shape) and max(grid.shape) <= 30
-             and grid.dtype.kind == "i" and grid.min() >= 0 and grid.max() <= 9)
-    return grid.astype(np.uint8) if valid else None
-
-
 def draw_pair(generator, seconds):
     """Returns (input, output) of a generator; None where it fails, is too slow or draws no grids.
 
-    seconds: of the processor, not of the clock.
+    seconds: of the processor, not of the clock. A grid of ARC has sides of at most 30.
     """
     signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
     try:
         drawn = generator()
-        pair = as_grid(drawn["input"]), as_grid(drawn["output"])
+        pair = tuple(check_grid(drawn[name], name) for name in ("input", "output"))
     except Exception:                          # TooSlow, or a generator's own fault
         return None
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-    return None if any(grid is None for grid in pair) else pair
+    return pair if max(side for grid in pair for side in grid.shape) <= 30 else None
 
 
 def draw_pairs(name, generator, count, seed, seconds, excluded):
-    """Returns `count` pairs of a task, as JSON has them. excluded: form_keys of pairs."""
+    """Returns (`count` pairs of a task as JSON has them, how many attempts that took).
+
+    excluded: form_keys of pairs.
+    """
     pairs, inputs = [], set()
     for attempt in range(100 * count):
         random.seed(f"{seed}/{name}/{attempt}")
@@ -87,7 +79,7 @@ def draw_pairs(name, generator, count, seed, seconds, excluded):
             inputs.add(key)
             pairs.append({"input": pair[0].tolist(), "output": pair[1].tolist()})
         if len(pairs) == count:
-            return pairs
+            return pairs, attempt + 1
     raise UserError(f"{name}: {100 * count} attempts gave {len(pairs)} pairs: ask for fewer with "
                     "--pairs=")
 
@@ -108,9 +100,9 @@ def main(argv):
     signal.signal(signal.SIGVTALRM, give_up)
     tasks = {}
     for number, name in enumerate(wanted, 1):
-        pairs = draw_pairs(name, generators[name], count, seed, seconds, excluded)
+        pairs, attempts = draw_pairs(name, generators[name], count, seed, seconds, excluded)
         tasks[name] = {"train": pairs, "test": []}
-        print(f"{number}/{len(wanted)} {name}", flush=True)
+        print(f"{number}/{len(wanted)} {name}: {count} pairs in {attempts} attempts", flush=True)
     write_json(own["out"], tasks)
     print(f"{own['out']}: {count} pairs of each of {len(tasks)} tasks")
 

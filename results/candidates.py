@@ -59,7 +59,7 @@ def judge(predictor, tasks, sources):
     for predictions in sources.values():
         for p in predictions:
             if p.grid is not None and predictor.fits(p.grid):
-                grids[p.task, p.test].setdefault(grid_key(p.grid), p.grid)
+                grids[p.key].setdefault(grid_key(p.grid), p.grid)
     queries = [query._replace(proposal=grid)
                for query in make_queries(tasks, predictor.config.rerank_views, predictor.config)
                for grid in grids[query.key].values()]
