@@ -799,6 +799,16 @@ def test_arc1_is_what_was_measured(name):
         assert f"({percent(mean(scores.values()))} without" in row[1]
 
 
+def voted_and_tried(vote, runs, tasks):
+    """Returns {task id: score} of the runs' vote, and of all of their attempts together.
+
+    runs: as `read_submission` returns them. tasks: {task id: task} as ARC's JSON has them.
+    """
+    tried = {name: [dict(enumerate(grid.tolist() for run in runs for grid in run[name][i]))
+                    for i in range(len(task["test"]))] for name, task in tasks.items()}
+    return scores_of(vote.vote_submissions(runs), tasks), scores_of(tried, tasks)
+
+
 def test_voted_attempts_are_what_was_measured(monkeypatch):
     """Of three seeds and of each pair: the score of what results/vote.py makes of them."""
     vote = load_script("vote", monkeypatch)
@@ -818,11 +828,8 @@ def test_voted_attempts_are_what_was_measured(monkeypatch):
     tasks = json.loads((Path(os.environ["ARC_DATA"]) / "arc1-evaluation.json").read_text())
 
     def scores(chosen):
-        """Returns {task id: score} of their vote, and the share of tasks that some attempt has."""
-        tried = {name: [dict(enumerate(grid.tolist() for run in chosen for grid in run[name][i]))
-                        for i in range(len(task["test"]))] for name, task in tasks.items()}
-        voted = vote.vote_submissions(chosen)
-        return scores_of(voted, tasks), mean(scores_of(tried, tasks).values())
+        right, tried = voted_and_tried(vote, chosen, tasks)
+        return right, mean(tried.values())
 
     def without(right):
         return mean([value for name, value in right.items() if name != "070dd51e"])
@@ -1538,6 +1545,42 @@ def test_what_the_encodings_differ_by_is_what_was_measured():
     assert (f"rope3d is ahead of quadtree by {ahead('rope3d', 'quadtree')}, of rope2d by "
             f"{ahead('rope3d', 'rope2d')}, of onehot by {ahead('rope3d', 'onehot')}; quadtree is "
             f"ahead of onehot by {ahead('quadtree', 'onehot')}.") in flat(ARC1)
+
+
+@pytest.mark.skipif("ARC_DATA" not in os.environ, reason="ARC_DATA names no folder of tasks")
+def test_which_encodings_disagree_is_what_was_measured(monkeypatch):
+    """Every pair of runs: their mean, their vote, and what one of their attempts answers."""
+    vote = load_script("vote", monkeypatch)
+    tasks = json.loads((Path(os.environ["ARC_DATA"]) / "arc1-evaluation.json").read_text())
+    seeds = long_encoding_runs()
+    runs = [(name, vote.read_submission(RESULTS / "arc1" / f"{run}.submission.json.gz"))
+            for name in ("rope3d", "rope2d", "quadtree", "onehot") for run in seeds[name]]
+    found = {}
+    for (one, first), (other, second) in itertools.combinations(runs, 2):
+        voted, tried = voted_and_tried(vote, [first, second], tasks)
+        alone = [voted_and_tried(vote, [run], tasks)[1] for run in (first, second)]
+        scores = [(mean([run[name] for run in alone]), voted[name], tried[name]) for name in tasks]
+        found.setdefault(f"{one}, {other}", []).append(scores)
+
+    def gains(pairs):
+        """Returns what the vote gains in each task, a mean of the pairs."""
+        return [mean([right - alone for alone, right, _ in of_task]) for of_task in zip(*pairs)]
+
+    def with_error(values):
+        return f"{percent(mean(values))} ± {percent(statistics.stdev(values) / len(values)**0.5)}"
+    rows = table(ARC1, "| two networks | pairs |")
+    assert set(rows) == set(found)
+    for label, pairs in found.items():
+        alone, right, some = (percent(mean([task[i] for scores in pairs for task in scores]))
+                              for i in range(3))
+        assert rows[label] == [str(len(pairs)), alone, right, with_error(gains(pairs)), some]
+    by_rotary = {0: [], 1: [], 2: []}          # how many of the two are rotary -> pairs of runs
+    for label, pairs in found.items():
+        by_rotary[label.count("rope")] += pairs
+    mixed, same = gains(by_rotary[1]), gains(by_rotary[2])
+    more = [a - b for a, b in zip(mixed, same, strict=True)]
+    assert (f"their votes gain {percent(mean(mixed))}, two rotary ones {percent(mean(same))} "
+            f"(difference {with_error(more)})") in flat(ARC1)
 
 
 def test_speculative_decoding_on_a_gpu_is_what_was_measured():
