@@ -76,6 +76,16 @@ def with_sampled(attempts, sampled):
     return found
 
 
+def likeliest_first(attempts, nlls):
+    """Returns attempts {(task id, test): grids}, those of which nlls has the nats (n,) in order."""
+    found = dict(attempts)
+    for key, nll in nlls.items():
+        grids = attempts[key]
+        order = np.argsort(nll, kind="stable")
+        found[key] = [grids[k] for k in order] + grids[len(nll):]
+    return found
+
+
 class QuerySet:
     """Queries as documents: the demonstrations that fit, the input, the proposal if there is one.
 
@@ -399,12 +409,12 @@ class Predictor:
         self.log(f"  {len(sampled)} answers sampled in {time.time() - started:.0f} seconds")
         return sampled
 
-    def rerank(self, tasks, attempts):
-        """Returns the attempts {(task id, test): grids}, the best of each in a new order.
+    def nll_of_attempts(self, tasks, attempts):
+        """Returns {(task id, test): (n,) nats}, how unlikely the first TOP_K + samples grids are.
 
-        Those are the first TOP_K + samples. They are ordered by the mean log-probability of the
-        whole grid under rerank_views views (Franzen et al., arXiv 2505.07859), judged by views
-        under which all of them fit.
+        Minus the mean log-probability of the whole grid under those of rerank_views views under
+        which all of them fit. A query without such a view, or with less than two grids, is not in
+        the dict. attempts: {(task id, test): grids}.
         """
         best = TOP_K + self.config.samples
         queries, rows = [], defaultdict(list)
@@ -414,18 +424,21 @@ class Predictor:
                 for grid in grids:
                     rows[query.key].append(len(queries))
                     queries.append(query._replace(proposal=grid))
-        reranked = dict(attempts)
+        found = {}
         if not queries:
-            return reranked
+            return found
         scores = self.judge(queries)
         for key, row in rows.items():
-            grids = attempts[key][:best]
-            nll = scores["nll"][row].reshape(-1, len(grids))                    # (views, grids)
+            n = len(attempts[key][:best])
+            nll = scores["nll"][row].reshape(-1, n)                             # (views, n)
             fits = (scores["tokens"][row].reshape(nll.shape) > 0).all(1)
             if fits.any():
-                order = np.argsort(nll[fits].mean(0), kind="stable")
-                reranked[key] = [grids[k] for k in order] + attempts[key][best:]
-        return reranked
+                found[key] = nll[fits].mean(0)
+        return found
+
+    def rerank(self, tasks, attempts):
+        """Returns the attempts, likeliest grids first (Franzen et al., arXiv 2505.07859)."""
+        return likeliest_first(attempts, self.nll_of_attempts(tasks, attempts))
 
     def rank_and_score(self, tasks, predictions, sampled=()):
         """Returns (metrics, attempts): grids ordered by votes, or by likelihood if asked for.

@@ -16,6 +16,7 @@ import shlex
 import statistics
 import tokenize
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from packaging.requirements import Requirement                 # comes with pyte
 import arc.sources
 import train
 from arc import score, show
+from arc.score import Prediction
 from arc.sources import check_grid, load_data
 from arc.tokens import NAMES, encode_pair
 from config import Config, UserError, load_config
@@ -491,6 +493,52 @@ def test_the_candidates_of_a_network_are_those_that_train_scores(tmp_path, monke
     for candidates in rows.values():
         assert sum(row[3] for row in candidates) <= 4 and sum(row[6] for row in candidates) <= 6
         assert all(len(row) == 10 for row in candidates)
+
+
+def test_several_networks_together(tmp_path, monkeypatch, capsys):
+    """A network beside itself answers what it answers alone; beside another, both decide."""
+    monkeypatch.chdir(ROOT)
+    script = load_script("together", monkeypatch)
+    knobs = {**TINY, "views": 4, "samples": 6, "oned_eval": 12, "rerank_views": 2,
+             "max_steps": 250, "eval_every": 250}
+    paths, scores = [], []
+    for encoding in ("rope3d", "quadtree"):
+        folder = tmp_path / encoding
+        scores.append(train.main(flags(**knobs, encoding=encoding, out_dir=folder)))
+        paths.append(str(folder / "ckpt.pt"))
+    first, second = paths
+
+    def submitted(*paths):
+        folder = tmp_path / "together"
+        script.main([*paths, f"--out_dir={folder}"])
+        return json.loads((folder / "submission.json").read_text())
+    assert submitted(first, first) == json.loads((tmp_path / "rope3d/submission.json").read_text())
+    submitted(first, second)
+    lines = (tmp_path / "together" / "metrics.jsonl").read_text().splitlines()
+    together, one, other = map(json.loads, lines[-3:])
+    assert [one["pass2"], other["pass2"]] == [found["pass2"] for found in scores]
+    assert together["networks"] == paths and together["times_scored"] == 2
+    assert together["oracle"] >= max(one["oracle"], other["oracle"]) > 0
+    assert f"pass@2 {together['pass2']:.1%}" in capsys.readouterr().out
+
+    with pytest.raises(SystemExit, match="Several networks together"):
+        script.main([first])
+
+
+def test_the_sum_of_log_likelihoods_orders(monkeypatch):
+    script = load_script("together", monkeypatch)
+    grids = [np.full((1, 1), color, np.uint8) for color in range(3)]
+    predictions = [Prediction("a", 0, view, grid, 0.0) for view, grid in enumerate(grids)]
+
+    def network(*nats):
+        found = {("a", 0): np.array(nats)} if nats else {}
+        return SimpleNamespace(nll_of_attempts=lambda tasks, attempts: found)
+
+    def order(*networks):
+        attempts = script.rank_together(networks, [], predictions, [])
+        return [int(grid[0, 0]) for grid in attempts["a", 0]]
+    assert order(network(1.0, 2.0, 9.0), network(4.0, 2.0, 1.0)) == [1, 0, 2]
+    assert order(network(1.0, 2.0, 9.0), network()) == [0, 1, 2]    # one judges none: by votes
 
 
 def test_the_arms_of_refinement_take_knobs_that_exist(monkeypatch):

@@ -1,0 +1,94 @@
+"""Several networks together: each proposes grids, each judges all of them, likelihoods are added.
+
+    python train.py config/arc1_human.py --max_steps=42000 --out_dir=out/one
+    python train.py config/arc1_human.py --max_steps=42000 --encoding=quadtree --out_dir=out/two
+    python results/together.py out/one/ckpt.pt out/two/ckpt.pt      # -> out/together/
+
+The tasks are `test` of the runs, or --tasks=FILE; --views and so on as with --eval_only of
+train.py. At the end each network is scored by itself, from the same predictions.
+"""
+import sys
+import time
+
+from runs import command_line, read_command    # first: it finds the project
+from arc.score import attempts_by_votes, score, submission
+from arc.sources import load_data
+from config import UserError
+from engine.checkpoints import as_trained, check_trained_on, load_checkpoint, rebuild, task_rows
+from engine.predict import Predictor, likeliest_first, with_sampled
+from engine.runs import Log, check_folder, checkpoint_lines, clock, set_up, take_folder
+
+
+def rank_together(predictors, tasks, predictions, sampled):
+    """Returns the attempts {(task id, test): grids}, by the sum of all networks' log-likelihoods.
+
+    predictions, sampled: those of all networks. Without rerank_views, in the order of their votes.
+    """
+    attempts = with_sampled(attempts_by_votes(predictions), sampled)
+    of_each = [predictor.nll_of_attempts(tasks, attempts) for predictor in predictors]
+    judged_by_all = set.intersection(*map(set, of_each))
+    return likeliest_first(attempts, {key: sum(nlls[key] for nlls in of_each)
+                                      for key in judged_by_all})
+
+
+def load_predictors(paths, config, given, device, log):
+    """Returns (a Predictor for each checkpoint, tasks). UserError where they are not of one test."""
+    predictors, data = [], None
+    for path in paths:
+        checkpoint = load_checkpoint(path)
+        own = as_trained(config, given, checkpoint)
+        data = data or load_data(own)
+        if predictors and own.test != predictors[0].config.test:
+            raise UserError(f"{path} was to solve test = {own.test!r}, {paths[0]} "
+                            f"{predictors[0].config.test!r}: name one with --tasks=")
+        rows = task_rows(checkpoint["task_ids"], data.test)
+        check_trained_on(own, data.test, rows)
+        model = rebuild(checkpoint, device)
+        log(f"{path}: encoding {own.encoding}, seed {own.seed}, step {checkpoint['step']}")
+        for line in checkpoint_lines(model.config, data.test, checkpoint):
+            log(f"  {line}")
+        predictors.append(Predictor(model, own, rows, device, log))
+    return predictors, data.test
+
+
+def describe(metrics):
+    return ", ".join(f"{name} {metrics[key]:.1%}" for name, key in
+                     (("pass@1", "pass1"), ("pass@2", "pass2"), ("oracle", "oracle")))
+
+
+def main(argv):
+    paths, own, options = read_command(argv, dict(out_dir="out/together"))
+    if len(paths) < 2 or any(path.endswith(".py") for path in paths):
+        sys.exit(__doc__)
+    started = time.time()
+    options += [f"--out_dir={own['out_dir']}", "--eval_only=True"]
+    config, given, device, machine = set_up(options)
+    check_folder(config)
+    take_folder(config)
+    log = Log(config.out_dir)
+    log(f"device: {machine}")
+    predictors, tasks = load_predictors(paths, config, given, device, log)
+    predictions, sampled = [], []
+    for predictor in predictors:
+        predictions.append(predictor.predict(tasks, predictor.config.views))
+        sampled.append(predictor.sample(tasks))
+    everything = sum(predictions, [])
+    attempts = rank_together(predictors, tasks, everything, sum(sampled, []))
+    log.write_json("submission.json", submission(tasks, attempts))
+    metrics = score(tasks, everything, attempts)
+    seconds = time.time() - started
+    if not metrics["tasks"]:
+        log(f"no answer of these tasks is known, so there is no score; {clock(seconds)}")
+        return
+    test = predictors[0].config.test
+    log.record(kind="test", **metrics, networks=paths, seconds=seconds, source=test,
+               times_scored=log.times_scored(test))
+    log(f"together: {describe(metrics)} of {metrics['tasks']} tasks; {clock(seconds)}")
+    for path, predictor, found, more in zip(paths, predictors, predictions, sampled):
+        metrics, _ = predictor.rank_and_score(tasks, found, more)
+        log.record(kind="alone", network=path, **metrics)
+        log(f"{path} alone: {describe(metrics)}")
+
+
+if __name__ == "__main__":
+    command_line(main)
