@@ -32,7 +32,7 @@ def rank_together(predictors, tasks, predictions, sampled):
 
 
 def load_predictors(paths, config, given, device, log):
-    """Returns (a Predictor for each checkpoint, tasks). UserError where they are not of one test."""
+    """Returns (a Predictor for each checkpoint, tasks). UserError where their tests differ."""
     predictors, data = [], None
     for path in paths:
         checkpoint = load_checkpoint(path)

@@ -220,7 +220,7 @@ def test_the_size_of_the_code_is_what_the_page_says():
     rooms = [".", "arc", "config", "encodings", "engine"]
     tokens = sum(count_tokens(path) for room in rooms for path in (ROOT / room).glob("*.py"))
     told = re.findall(r"\*\*nanoARC.* \| (\d+)k \|$", README, re.M)
-    told += re.findall(r"nanoARC (\d+)k\. An earlier version", flat(ARC1))
+    told += re.findall(r"mdlARC 31.8k, nanoARC (\d+)k\.", flat(ARC1))
     assert len(told) >= 4
     for thousands in told:
         assert abs(tokens - 1000 * int(thousands)) <= 0.03 * tokens, tokens
@@ -1592,7 +1592,22 @@ def test_what_the_encodings_differ_by_is_what_was_measured():
         return f"{percent(mean(differences))} ± {percent(error)}"
     assert (f"rope3d is ahead of quadtree by {ahead('rope3d', 'quadtree')}, of rope2d by "
             f"{ahead('rope3d', 'rope2d')}, of onehot by {ahead('rope3d', 'onehot')}; quadtree is "
-            f"ahead of onehot by {ahead('quadtree', 'onehot')}.") in flat(ARC1)
+            f"ahead of onehot by {ahead('quadtree', 'onehot')}. rope2d is ahead of quadtree by "
+            f"{ahead('rope2d', 'quadtree')}.") in flat(ARC1)
+    # an earlier run of rope3d's seed 1, and what would be if it counted, too
+    earlier = list(rescored("arc1/rope3d_20000", "arc1-evaluation").values())
+    of_tasks["earlier"] = earlier
+    of_tasks["seed 1"] = list(rescored("arc1/encoding_rope3d_seed1", "arc1-evaluation").values())
+    assert f"{ahead('seed 1', 'earlier')} between two runs that should be equal" in flat(ARC1)
+    three = [(2 * two + one) / 3 for two, one in zip(of_tasks["rope3d"], earlier, strict=True)]
+    of_tasks["rope3d, 3 runs"], of_tasks["re-ARC"] = three, list(
+        rescored("arc1/rearc_20000", "arc1-evaluation").values())
+    points = [ahead("rope3d, 3 runs", other).split(" ")[0] for other in ("quadtree", "rope2d")]
+    assert f"would be ahead of quadtree by {points[0]} and of rope2d by {points[1]}." in flat(ARC1)
+    gain, _, error = ahead("re-ARC", "rope3d, 3 runs").split(" ")
+    assert (f"against {percent(mean(three))}, the mean of three runs of `arc1.py`'s recipe (19M; "
+            f"{percent(mean(earlier))}, 41.8, 40.0), difference {gain}, standard error over tasks "
+            f"{error}.") in flat(ARC1)
 
 
 @pytest.mark.skipif("ARC_DATA" not in os.environ, reason="ARC_DATA names no folder of tasks")
@@ -1627,6 +1642,10 @@ def test_which_encodings_disagree_is_what_was_measured(monkeypatch):
         by_rotary[label.count("rope")] += pairs
     mixed, same = gains(by_rotary[1]), gains(by_rotary[2])
     more = [a - b for a, b in zip(mixed, same, strict=True)]
+    of_two = [[mean([right for _, right, _ in of_task]) for of_task in zip(*found[label])]
+              for label in ("rope3d, quadtree", "rope3d, rope3d")]
+    ahead = [a - b for a, b in zip(*of_two, strict=True)]
+    assert f"ahead of two seeds of rope3d, voted, by {with_error(ahead)}." in flat(ARC1)
     assert (f"their votes gain {percent(mean(mixed))}, two rotary ones {percent(mean(same))} "
             f"(difference {with_error(more)})") in flat(ARC1)
 
