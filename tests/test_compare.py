@@ -343,8 +343,8 @@ def python(folder, *arguments):
 def test_a_new_encoding_is_compared_with_others(copy):
     tiny = flags(**{**TINY, "max_steps": 4, "learning_rate": 0.01})
     printed = python(copy, "results/compare.py", "encodings", "--arms=mine,quadtree,mine+rope3d",
-                     "--seeds=1,2", f"--out={copy.parent / 'compared'}", "--jobs=2", *tiny)
-    assert printed.count(" of 6 runs, ETA ") == 6
+                     "--seeds=1", f"--out={copy.parent / 'compared'}", "--jobs=2", *tiny)
+    assert printed.count(" of 3 runs, ETA ") == 3
     written = (copy.parent / "compared" / "encodings.md").read_text()
     rows = {line.split(" | ")[0]: line for line in written.splitlines()[2:]}
     assert set(rows) == {"| mine", "| quadtree", "| mine+rope3d"}
@@ -357,9 +357,9 @@ def test_a_new_encoding_is_compared_with_others(copy):
 
 
 def test_the_tests_pass_with_a_new_encoding(copy):
-    """Those that go over the encodings, and those of the house."""
+    """Those that go over the encodings, and those of the house that run nothing."""
     tests = [copy / "tests" / f"test_{name}.py" for name in ("encodings", "house", "model")]
     printed = python(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests, "-k",
-                     "encoding or house or parameters or beginning")
+                     "encoding or house and not runs and not works or parameters or beginning")
     count = re.search(r"(\d+) passed", printed)
     assert int(count[1]) > 100 and "skipped" not in printed

@@ -499,8 +499,8 @@ def test_several_networks_together(tmp_path, monkeypatch, capsys):
     """A network beside itself answers what it answers alone; beside another, both decide."""
     monkeypatch.chdir(ROOT)
     script = load_script("together", monkeypatch)
-    knobs = {**TINY, "views": 4, "samples": 6, "oned_eval": 12, "rerank_views": 2,
-             "max_steps": 250, "eval_every": 250}
+    knobs = {**TINY, "views": 4, "samples": 4, "oned_eval": 12, "rerank_views": 2,
+             "max_steps": 120, "eval_every": 120, "learning_rate": 0.02}
     paths, scores = [], []
     for encoding in ("rope3d", "quadtree"):
         folder = tmp_path / encoding
@@ -1618,11 +1618,11 @@ def test_which_encodings_disagree_is_what_was_measured(monkeypatch):
     seeds = long_encoding_runs()
     runs = [(name, vote.read_submission(RESULTS / "arc1" / f"{run}.submission.json.gz"))
             for name in ("rope3d", "rope2d", "quadtree", "onehot") for run in seeds[name]]
-    found = {}
+    found, alone = {}, {id(run): voted_and_tried(vote, [run], tasks)[1] for _, run in runs}
     for (one, first), (other, second) in itertools.combinations(runs, 2):
         voted, tried = voted_and_tried(vote, [first, second], tasks)
-        alone = [voted_and_tried(vote, [run], tasks)[1] for run in (first, second)]
-        scores = [(mean([run[name] for run in alone]), voted[name], tried[name]) for name in tasks]
+        scores = [((alone[id(first)][name] + alone[id(second)][name]) / 2, voted[name], tried[name])
+                  for name in tasks]
         found.setdefault(f"{one}, {other}", []).append(scores)
 
     def gains(pairs):
