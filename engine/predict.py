@@ -409,14 +409,13 @@ class Predictor:
         self.log(f"  {len(sampled)} answers sampled in {time.time() - started:.0f} seconds")
         return sampled
 
-    def nll_of_attempts(self, tasks, attempts):
-        """Returns {(task id, test): (n,) nats}, how unlikely the first TOP_K + samples grids are.
+    def nll_of_attempts(self, tasks, attempts, best):
+        """Returns {(task id, test): (n,) nats}, how unlikely the first `best` grids are.
 
         Minus the mean log-probability of the whole grid under those of rerank_views views under
-        which all of them fit. A query without such a view, or with less than two grids, is not in
+        which all of them fit. A query without such a view, or with fewer than two grids, is not in
         the dict. attempts: {(task id, test): grids}.
         """
-        best = TOP_K + self.config.samples
         queries, rows = [], defaultdict(list)
         for query in make_queries(tasks, self.config.rerank_views, self.config):
             grids = attempts.get(query.key, [])[:best]
@@ -438,7 +437,8 @@ class Predictor:
 
     def rerank(self, tasks, attempts):
         """Returns the attempts, likeliest grids first (Franzen et al., arXiv 2505.07859)."""
-        return likeliest_first(attempts, self.nll_of_attempts(tasks, attempts))
+        best = TOP_K + self.config.samples
+        return likeliest_first(attempts, self.nll_of_attempts(tasks, attempts, best))
 
     def rank_and_score(self, tasks, predictions, sampled=()):
         """Returns (metrics, attempts): grids ordered by votes, or by likelihood if asked for.

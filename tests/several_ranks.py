@@ -12,15 +12,15 @@ from engine import ranks
 from engine.optim import OPTIMIZERS
 from engine.runs import Run
 
-KNOBS = {**TINY, "max_steps": 50, "eval_every": 25, "log_every": 1, "batch_tokens": 1280,
-         "oned_eval": 4, "dropout": 0.0, "keep_every": 20, "learning_rate": 2e-3}
+KNOBS = {**TINY, "max_steps": 30, "eval_every": 15, "log_every": 1, "batch_tokens": 1280,
+         "oned_eval": 4, "dropout": 0.0, "keep_every": 12, "learning_rate": 2e-3}
 
 
 def keep_the_half(save):
-    """Returns Run.save that also leaves the checkpoint of step 25 in the folder `half`."""
+    """Returns Run.save that also leaves the checkpoint of step 15 in the folder `half`."""
     def saving(run, name, training=True):
         save(run, name, training)
-        if run.step == 25 and name == "ckpt.pt" and run.log.writes:
+        if run.step == 15 and name == "ckpt.pt" and run.log.writes:
             half = Path(run.config.out_dir) / "half"
             half.mkdir(exist_ok=True)
             shutil.copy(half.parent / name, half)
