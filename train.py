@@ -30,9 +30,9 @@ from arc.sources import canvas_for, canvas_lines, check_canvas, fingerprint, loa
 from arc.task import known_pairs
 from engine import ranks
 from engine.batches import IGNORE, Batch, gather, pack, send, training_stream
-from engine.checkpoints import (as_trained, check_same_network, check_trained_on, keys_trained_on,
-                                load_checkpoint, model_config, rebuild, snapshot_name, start_from,
-                                task_rows)
+from engine.checkpoints import (as_trained, check_same_network, check_trained_on, check_views,
+                                keys_trained_on, load_checkpoint, model_config, rebuild,
+                                snapshot_name, start_from, task_rows)
 from engine.cuda_graphs import GraphedStep
 from engine.devices import autocast, check_memory, is_compiled, n_workers
 from engine.llama import check_llama, load_llama
@@ -347,10 +347,7 @@ def solve(config, given, device, machine, argv):
     wanted = model_config(config, canvas, checkpoint["model_config"]["n_tasks"])
     check_same_network(checkpoint, wanted, "; without a config file all but --out_dir and --tasks "
                        "is as it was trained")
-    for knob, what in (("symmetries", "turned"), ("colors", "recolored")):
-        if getattr(config, knob) and not checkpoint["config"][knob]:
-            raise UserError(f"{checkpoint['path']}: the network never saw a task {what}: set "
-                            f"--{knob}=False")
+    check_views(checkpoint, config)
     # where rules live in the weights, tasks that were not trained on are refused
     row_of = task_rows(checkpoint["task_ids"], data.test)
     check_trained_on(config, data.test, row_of)

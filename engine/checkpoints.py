@@ -129,6 +129,14 @@ def check_same_network(checkpoint, wanted, cure=""):
         raise UserError(f"{checkpoint['path']}: another network: {differences}{cure}")
 
 
+def check_views(checkpoint, config):
+    """UserError where views would show a checkpoint's network what it never saw."""
+    for knob, what in (("symmetries", "turned"), ("colors", "recolored")):
+        if getattr(config, knob) and not checkpoint["config"][knob]:
+            raise UserError(f"{checkpoint['path']}: the network never saw a task {what}: set "
+                            f"--{knob}=False")
+
+
 # the knob behind a field of ModelConfig, where it has another name
 KNOBS = {"n_pairs": "demos + 1", "n_tasks": "tasks trained on", "n_views": "view_embed * 8"}
 

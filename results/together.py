@@ -9,6 +9,7 @@ log-likelihoods under all networks are added. The tasks are `test` of the runs, 
 --views and so on as with --eval_only of train.py. At the end each network is scored by itself, from
 the same predictions.
 """
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -18,10 +19,11 @@ from arc.leaks import pair_keys
 from arc.score import attempts_by_votes, score, submission
 from arc.sources import load_data
 from config import UserError
-from engine.checkpoints import (as_trained, check_same_network, check_trained_on, load_checkpoint,
-                                model_config, rebuild, task_rows)
+from engine.checkpoints import (as_trained, check_same_network, check_trained_on, check_views,
+                                load_checkpoint, model_config, rebuild, task_rows)
 from engine.predict import TOP_K, Predictor, likeliest_first, with_sampled
-from engine.runs import Log, check_folder, checkpoint_lines, clock, set_up, take_folder
+from engine.runs import (Log, check_folder, checkpoint_lines, clock, set_up, take_folder,
+                         write_config)
 
 
 def rank_together(predictors, tasks, predictions, sampled):
@@ -38,8 +40,11 @@ def rank_together(predictors, tasks, predictions, sampled):
 
 
 def load_predictors(paths, config, given, device, log):
-    """Returns (a Predictor for each checkpoint, tasks). UserError where their tests differ."""
-    predictors, keys = [], None
+    """Returns (a Predictor for each checkpoint, tasks, what is to be said of them).
+
+    UserError where their tests differ.
+    """
+    predictors, keys, lines = [], None, []
     for path in paths:
         checkpoint = load_checkpoint(path)
         own = as_trained(config, given, checkpoint)
@@ -56,14 +61,14 @@ def load_predictors(paths, config, given, device, log):
         model = rebuild(checkpoint, device)
         wanted = model_config(own, model.config.canvas, model.config.n_tasks)
         check_same_network(checkpoint, wanted, "; give no knob of the network")
-        log(f"{path}: encoding {own.encoding}, seed {own.seed}, step {checkpoint['step']}")
-        for line in checkpoint_lines(model.config, data.test, checkpoint):
-            log(f"  {line}")
+        check_views(checkpoint, own)
+        lines.append(f"{path}: encoding {own.encoding}, seed {own.seed}, step {checkpoint['step']}")
+        lines += checkpoint_lines(model.config, data.test, checkpoint)
         predictors.append(Predictor(model, own, rows, device, log))
     if len({bool(predictor.config.rerank_views) for predictor in predictors}) > 1:
         raise UserError("some of these networks rerank their answers and some do not: give "
                         "--rerank_views=8, or 0")
-    return predictors, data.test
+    return predictors, data.test, lines
 
 
 def describe(metrics):
@@ -81,10 +86,13 @@ def main(argv):
     options += [f"--out_dir={own['out_dir']}", "--eval_only=True"]
     config, given, device, machine = set_up(options)
     check_folder(config)
-    take_folder(config)
     log = Log(config.out_dir)
-    log(f"device: {machine}")
-    predictors, tasks = load_predictors(paths, config, given, device, log)
+    predictors, tasks, lines = load_predictors(paths, config, given, device, log)
+    take_folder(config)                        # set-up succeeded: only now files change
+    for line in [f"device: {machine}", *lines]:
+        log(line)
+    write_config(log, predictors[0].config, given, machine, argv, networks=paths,
+                 command=shlex.join(["results/together.py", *argv]))
     predictions, sampled = [], []
     for predictor in predictors:
         predictions.append(predictor.predict(tasks, predictor.config.views))

@@ -515,6 +515,8 @@ def test_several_networks_together(tmp_path, monkeypatch, capsys):
     alone = json.loads((tmp_path / "rope3d/submission.json").read_text())
     assert submitted(first, first) == alone != submitted(first, first, "--rerank_views=0")
     submitted(first, second)
+    config = json.loads((tmp_path / "together" / "eval.json").read_text())
+    assert config["networks"] == paths and first in config["command"] and config["versions"]
     lines = (tmp_path / "together" / "metrics.jsonl").read_text().splitlines()
     together, one, other = map(json.loads, lines[-3:])
     assert [one["pass2"], other["pass2"]] == [found["pass2"] for found in scores]
@@ -523,7 +525,8 @@ def test_several_networks_together(tmp_path, monkeypatch, capsys):
     assert f"together: pass@1 {together['pass1']:.1%}, pass" in capsys.readouterr().out
 
     for wrong, message in (("--rerank_views=x", "rerank_views"), ("--n_embd=64", "n_embd was 32"),
-                           ("--test=", "nothing to solve"), (f"--out_dir={first[:-8]}", "holds")):
+                           ("--test=", "nothing to solve"), ("--symmetries=True", "task turned"),
+                           (f"--out_dir={first[:-8]}", "holds")):
         with pytest.raises(UserError, match=message):
             script.main([*paths, f"--out_dir={tmp_path / 'together'}", wrong])
     for knobs, message in ((dict(oned_eval=11), "other tasks"),
@@ -708,8 +711,7 @@ def test_encodings_on_the_front_page_are_what_was_measured():
     """Four rows of means, one column for each encoding, the best first."""
     arms = stored("encodings.json")["arms"]
     on_arc1 = stored("arc1/encodings_6000.json")["runs"]
-    long = {name: percent(mean([stored_test(f"arc1/{run}.jsonl")["pass2"] for run in runs]))
-            for name, runs in long_encoding_runs().items()}
+    long = long_encoding_scores()
     head, _, *rows = README.split("## Results")[1].split("\n\n")[1].splitlines()
     names = head.strip("| ").split(" | ")
     assert set(names) == set(arms)
@@ -949,12 +951,11 @@ def test_the_mean_of_arc2_has_the_error_that_is_said(monkeypatch):
     found, _ = arc2_runs()
     scores = [100 * run["pass2"] for run in found]
     assert f"The mean of seeds 1 to {len(found)} is {mean(scores):.2f}." in flat(ARC1)
-    error = statistics.stdev(scores) / math.sqrt(len(scores))
+    error = standard_error(scores)
     assert f"By the choice of the seed the mean's error is {error:.1f}." in flat(ARC1)
     if "ARC_DATA" in os.environ:
-        runs = [rescored(f"arc2/best_seed{seed}", "arc2-evaluation") for seed in (1, 2, 3)]
-        of_tasks = [mean([run[name] for run in runs]) for name in runs[0]]
-        error = 100 * statistics.stdev(of_tasks) / math.sqrt(len(of_tasks))
+        names = [f"arc2/best_seed{seed}" for seed in (1, 2, 3)]
+        error = 100 * standard_error(mean_of_tasks(names, "arc2-evaluation"))
         assert f"tasks its standard error is {error:.1f} by" in flat(ARC1)
         vote = load_script("vote", monkeypatch)
         files = [RESULTS / "arc2" / f"best_seed{seed}.submission.json.gz" for seed in (1, 2, 3)]
@@ -983,7 +984,7 @@ def test_what_samples_gave_the_long_run_is_what_was_measured():
         runs = [rescored(f"arc1/{name}", "arc1-evaluation") for name in (
             "best_seed1", "best_seed2", "best_88000_seed1", "best_88000_seed2")]
         gains = [100 * (a + b - c - d) / 2 for a, b, c, d in zip(*(run.values() for run in runs))]
-        error = np.std(gains, ddof=1) / len(gains) ** 0.5
+        error = standard_error(gains)
         assert f"{said} {error:.1f}." in flat(ARC1)
 
 
@@ -1049,6 +1050,21 @@ def rescored(name, tasks):
     answers = json.loads((Path(os.environ["ARC_DATA"]) / f"{tasks}.json").read_text())
     with gzip.open(RESULTS / f"{name}.submission.json.gz") as file:
         return scores_of(json.load(file), answers)
+
+
+def mean_of_tasks(names, tasks):
+    """Returns each task's score, a mean of stored submissions, in the order of the task file."""
+    runs = [rescored(name, tasks) for name in names]
+    return [mean([run[task] for run in runs]) for task in runs[0]]
+
+
+def standard_error(values):
+    return statistics.stdev(values) / math.sqrt(len(values))
+
+
+def with_error(values):
+    """Returns "mean ± standard error" of shares, in points."""
+    return f"{percent(mean(values))} ± {percent(standard_error(values))}"
 
 
 def scores_of(submitted, tasks):
@@ -1561,17 +1577,16 @@ def test_encodings_on_arc1_are_what_was_measured():
 def test_encodings_after_a_full_run_are_what_was_measured():
     """Each stored run is a row, and its submission has that score."""
     rows = table(ARC1, "| encoding, 20,000 steps |")
-    paths = sorted((RESULTS / "arc1").glob("encoding_*_seed*.jsonl"))
-    assert len(rows) == len(paths)
-    for path in paths:
-        found = stored_test(f"arc1/{path.name}")
+    runs = [(encoding, name) for encoding, names in long_encoding_runs().items() for name in names]
+    assert len(rows) == len(runs)
+    for encoding, name in runs:
+        found = stored_test(f"{name}.jsonl")
         assert found["step"] == 20000 and found["times_scored"] == 1 and found["views"] == 32
-        encoding, seed = path.stem.removeprefix("encoding_").split("_seed")
-        row = rows[f"{encoding}, seed {seed}"]
+        row = rows[f"{encoding}, seed {name[-1]}"]
         shown = percents(found, "pass1_single", "pass2_by_votes", "pass2", "oracle")
         assert row[:3] + row[4:] == shown
         if "ARC_DATA" in os.environ:
-            scores = rescored(f"arc1/{path.stem}", "arc1-evaluation")
+            scores = rescored(name, "arc1-evaluation")
             assert math.isclose(mean(scores.values()), found["pass2"])
             del scores["070dd51e"]
             assert row[3] == percent(mean(scores.values()))
@@ -1582,48 +1597,44 @@ def long_encoding_runs():
     runs = {}
     for path in sorted((RESULTS / "arc1").glob("encoding_*_seed*.jsonl")):
         encoding = path.stem.removeprefix("encoding_").split("_seed")[0]
-        runs.setdefault(encoding, []).append(path.stem)
+        runs.setdefault(encoding, []).append(f"arc1/{path.stem}")
     return runs
+
+
+def long_encoding_scores():
+    """Returns {encoding: pass@2 in percent, mean of its runs of 20,000 steps}."""
+    return {encoding: percent(mean([stored_test(f"{name}.jsonl")["pass2"] for name in names]))
+            for encoding, names in long_encoding_runs().items()}
 
 
 def test_what_the_encodings_differ_by_is_what_was_measured():
     """Means over seeds; with the answers at hand, differences with their standard error."""
     seeds = long_encoding_runs()
-    scores = {name: percent(mean([stored_test(f"arc1/{run}.jsonl")["pass2"] for run in runs]))
-              for name, runs in seeds.items()}
     assert sorted((len(runs), name) for name, runs in seeds.items()) == [
         (1, "onehot"), (2, "quadtree"), (2, "rope2d"), (2, "rope3d")]
     means = "rope3d {rope3d}, rope2d {rope2d}, quadtree {quadtree} (2 seeds each), onehot {onehot}"
-    assert means.format(**scores) in flat(ARC1)
+    assert means.format(**long_encoding_scores()) in flat(ARC1)
     if "ARC_DATA" not in os.environ:
         return
-    of_tasks = {}
-    for name, runs in seeds.items():
-        found = [rescored(f"arc1/{run}", "arc1-evaluation") for run in runs]
-        of_tasks[name] = [mean([run[task] for run in found]) for task in found[0]]
+    # an earlier run of rope3d's seed 1, and what would be if it counted, too
+    groups = {**seeds, "seed 1": seeds["rope3d"][:1], "earlier": ["arc1/rope3d_20000"],
+              "three": [*seeds["rope3d"], "arc1/rope3d_20000"], "re-ARC": ["arc1/rearc_20000"]}
+    of_tasks = {name: mean_of_tasks(runs, "arc1-evaluation") for name, runs in groups.items()}
 
     def ahead(one, other):
-        differences = [a - b for a, b in zip(of_tasks[one], of_tasks[other], strict=True)]
-        error = statistics.stdev(differences) / math.sqrt(len(differences))
-        return f"{percent(mean(differences))} ± {percent(error)}"
+        pairs = zip(of_tasks[one], of_tasks[other], strict=True)
+        return with_error([a - b for a, b in pairs])
     assert (f"rope3d is ahead of quadtree by {ahead('rope3d', 'quadtree')}, of rope2d by "
             f"{ahead('rope3d', 'rope2d')}, of onehot by {ahead('rope3d', 'onehot')}; quadtree is "
             f"ahead of onehot by {ahead('quadtree', 'onehot')}. rope2d is ahead of quadtree by "
             f"{ahead('rope2d', 'quadtree')}.") in flat(ARC1)
-    # an earlier run of rope3d's seed 1, and what would be if it counted, too
-    earlier = list(rescored("arc1/rope3d_20000", "arc1-evaluation").values())
-    of_tasks["earlier"] = earlier
-    of_tasks["seed 1"] = list(rescored("arc1/encoding_rope3d_seed1", "arc1-evaluation").values())
     assert f"{ahead('seed 1', 'earlier')} between two runs that should be equal" in flat(ARC1)
-    three = [(2 * two + one) / 3 for two, one in zip(of_tasks["rope3d"], earlier, strict=True)]
-    of_tasks["rope3d, 3 runs"], of_tasks["re-ARC"] = three, list(
-        rescored("arc1/rearc_20000", "arc1-evaluation").values())
-    points = [ahead("rope3d, 3 runs", other).split(" ")[0] for other in ("quadtree", "rope2d")]
+    points = [ahead("three", other).split(" ")[0] for other in ("quadtree", "rope2d")]
     assert f"would be ahead of quadtree by {points[0]} and of rope2d by {points[1]}." in flat(ARC1)
-    gain, _, error = ahead("re-ARC", "rope3d, 3 runs").split(" ")
-    assert (f"against {percent(mean(three))}, the mean of three runs of `arc1.py`'s recipe (19M; "
-            f"{percent(mean(earlier))}, 41.8, 40.0), difference {gain}, standard error over tasks "
-            f"{error}.") in flat(ARC1)
+    gain, _, error = ahead("re-ARC", "three").split(" ")
+    three, earlier = (percent(mean(of_tasks[name])) for name in ("three", "earlier"))
+    assert (f"against {three}, the mean of three runs of `arc1.py`'s recipe (19M; {earlier}, 41.8, "
+            f"40.0), difference {gain}, standard error over tasks {error}.") in flat(ARC1)
 
 
 @pytest.mark.skipif("ARC_DATA" not in os.environ, reason="ARC_DATA names no folder of tasks")
@@ -1632,7 +1643,7 @@ def test_which_encodings_disagree_is_what_was_measured(monkeypatch):
     vote = load_script("vote", monkeypatch)
     tasks = json.loads((Path(os.environ["ARC_DATA"]) / "arc1-evaluation.json").read_text())
     seeds = long_encoding_runs()
-    runs = [(name, vote.read_submission(RESULTS / "arc1" / f"{run}.submission.json.gz"))
+    runs = [(name, vote.read_submission(RESULTS / f"{run}.submission.json.gz"))
             for name in ("rope3d", "rope2d", "quadtree", "onehot") for run in seeds[name]]
     found, alone = {}, {id(run): voted_and_tried(vote, [run], tasks)[1] for _, run in runs}
     for (one, first), (other, second) in itertools.combinations(runs, 2):
@@ -1645,8 +1656,6 @@ def test_which_encodings_disagree_is_what_was_measured(monkeypatch):
         """Returns what the vote gains in each task, a mean of the pairs."""
         return [mean([right - alone for alone, right, _ in of_task]) for of_task in zip(*pairs)]
 
-    def with_error(values):
-        return f"{percent(mean(values))} ± {percent(statistics.stdev(values) / len(values)**0.5)}"
     rows = table(ARC1, "| two networks | pairs |")
     assert set(rows) == set(found)
     for label, pairs in found.items():
